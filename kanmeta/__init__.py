@@ -1,0 +1,37 @@
+"""kanmeta turns a Kolmogorov-Arnold Network somebody else wrote into a MetaKAN.
+
+>>> import kanmeta
+>>> kanmeta.convert(model, clusters=1, dim_z=1)                        # doctest: +SKIP
+"""
+
+from kanmeta import errors
+from kanmeta.access import coefficients, meta_learners, param_groups, prompts
+from kanmeta.adapter import Adapter, Slot
+from kanmeta.api import convert, materialize, plan
+from kanmeta.checkpoint import load, save
+from kanmeta.meta import MetaLearner
+from kanmeta.plan import Plan
+from kanmeta.registry import register_adapter
+from kanmeta.report import summary
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Adapter",
+    "MetaLearner",
+    "Plan",
+    "Slot",
+    "__version__",
+    "coefficients",
+    "convert",
+    "errors",
+    "load",
+    "materialize",
+    "meta_learners",
+    "param_groups",
+    "plan",
+    "prompts",
+    "register_adapter",
+    "save",
+    "summary",
+]

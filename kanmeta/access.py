@@ -1,0 +1,110 @@
+"""Named access to what a conversion put into a model, and its parameters grouped for optimisers."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from kanmeta.errors import NothingToConvertError, SharingError
+from kanmeta.execution import Binding
+from kanmeta.meta import MetaLearner
+from kanmeta.surgery import bindings
+
+__all__ = ["coefficients", "converted_layers", "meta_learners", "param_groups", "prompts"]
+
+
+def converted_layers(model: nn.Module) -> dict[str, Binding]:
+    """Converted layers by name.
+
+    Raises:
+        NothingToConvertError: there is none.
+        SharingError: a meta-learner in use is not registered below ``model``, so that it would be
+            neither trained nor saved.
+    """
+    layers = dict(bindings(model))
+    if not layers:
+        raise NothingToConvertError(
+            f"no converted layer in this {type(model).__name__}; call kanmeta.convert(model) first"
+        )
+    registered = set(model.modules())
+    for name, binding in layers.items():
+        if binding.meta_learner not in registered:
+            users = [b.name for b in binding.meta_learner.bindings if isinstance(b, Binding)]
+            raise SharingError(
+                f"the meta-learner of {name or '(root)'} is not part of this model: the layer "
+                f"that holds it was replaced, removed or lies outside (it was shared by {users}). "
+                "Pass the module that was converted; to take layers out of it, call "
+                "kanmeta.materialize on them first, which hands the meta-learner on."
+            )
+    return layers
+
+
+def prompts(model: nn.Module) -> dict[str, Tensor]:
+    """Prompts z of every converted layer by name, ``(*edge_shape, dim_z)``, e.g. (out, in, 1)."""
+    return {name: binding.prompts for name, binding in converted_layers(model).items()}
+
+
+def meta_learners(model: nn.Module) -> dict[str, MetaLearner]:
+    """Meta-learners by the name of the layer that owns each: its first one."""
+    found: dict[str, MetaLearner] = {}
+    owned = {m: n for n, m in model.named_modules() if isinstance(m, MetaLearner)}
+    for binding in converted_layers(model).values():
+        meta = binding.meta_learner
+        found[owned[meta].rpartition(".")[0]] = meta
+    return found
+
+
+def coefficients(model: nn.Module) -> dict[str, Tensor]:
+    """Generated coefficients w of every converted layer by name, ``(*edge_shape, dim_w)``.
+
+    Gradients flow to prompts and meta-learners unless grad mode is off, so penalties on
+    coefficients can be written with it.
+    """
+    return {name: binding.coefficients() for name, binding in converted_layers(model).items()}
+
+
+def param_groups(
+    model: nn.Module,
+    *,
+    lr: float,
+    prompt_lr: float | None = None,
+    meta_lr: float | None = None,
+    weight_decay: float = 0.0,
+    prompt_weight_decay: float | None = None,
+    meta_weight_decay: float | None = None,
+) -> list[dict[str, Any]]:
+    """Parameter groups for a torch optimiser: prompts, meta-learners, and everything else.
+
+    The paper trains with one AdamW for each; one optimiser with three groups does the same.
+
+    Args:
+        model: a converted model.
+        lr: learning rate of everything else, and of the others where not given.
+        prompt_lr: of the prompts.
+        meta_lr: of the meta-learners.
+        weight_decay: of everything else, and of the others where not given.
+        prompt_weight_decay: of the prompts.
+        meta_weight_decay: of the meta-learners.
+
+    Returns:
+        Groups named ``"prompts"``, ``"meta_learners"`` and ``"other"`` under the key ``"name"``;
+        each Parameter that requires a gradient is in exactly one; empty groups are left out.
+    """
+    layers = converted_layers(model).values()
+    z = {binding.prompts for binding in layers}
+    m = {p for binding in layers for p in binding.meta_learner.parameters()}
+    groups: dict[str, list[Tensor]] = {"prompts": [], "meta_learners": [], "other": []}
+    for p in model.parameters():
+        if p.requires_grad:
+            groups["prompts" if p in z else "meta_learners" if p in m else "other"].append(p)
+    rates = {"prompts": prompt_lr, "meta_learners": meta_lr, "other": None}
+    decays = {"prompts": prompt_weight_decay, "meta_learners": meta_weight_decay, "other": None}
+    return [
+        {
+            "name": name,
+            "params": params,
+            "lr": lr if rates[name] is None else rates[name],
+            "weight_decay": weight_decay if decays[name] is None else decays[name],
+        }
+        for name, params in groups.items()
+        if params
+    ]

@@ -1,0 +1,198 @@
+"""The verbs: ``plan``, ``convert``, ``materialize``."""
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from kanmeta import execution as executions
+from kanmeta import initialise
+from kanmeta.access import converted_layers
+from kanmeta.adapter import Adapter
+from kanmeta.clusters import Clusters
+from kanmeta.discovery import Filter
+from kanmeta.errors import LargerModelWarning, PlanError
+from kanmeta.initialise import LayerInit
+from kanmeta.meta import MetaLearner
+from kanmeta.plan import ClusterPlan, LayerPlan, Plan, Settings, make_plan
+from kanmeta.surgery import Installation, install, uninstall
+
+__all__ = ["apply_plan", "convert", "materialize", "plan"]
+
+
+def plan(
+    model: nn.Module,
+    *,
+    clusters: Clusters = 1,
+    dim_z: int = 1,
+    hidden: int = 32,
+    activation: str = "relu",
+    bias: bool = True,
+    edge: str = "tap",
+    init: str = "match",
+    execution: str = "auto",
+    adapters: Sequence[Adapter] = (),
+    include: Filter | None = None,
+    exclude: Filter | None = None,
+    example_inputs: Sequence[object] | None = None,
+) -> Plan:
+    """Say what :func:`convert` would do with the same arguments. No side effect.
+
+    >>> import kanmeta
+    >>> print(kanmeta.plan(model, dim_z=1))                            # doctest: +SKIP
+
+    Args and errors: see :func:`convert`.
+    """
+    settings = Settings(dim_z, hidden, activation, bias, edge, init, execution)
+    return make_plan(
+        model,
+        settings=settings,
+        clusters=clusters,
+        adapters=adapters,
+        include=include,
+        exclude=exclude,
+        example_inputs=example_inputs,
+    )
+
+
+def convert(
+    model: nn.Module,
+    *,
+    clusters: Clusters = 1,
+    dim_z: int = 1,
+    hidden: int = 32,
+    activation: str = "relu",
+    bias: bool = True,
+    edge: str = "tap",
+    init: str = "match",
+    execution: str = "auto",
+    adapters: Sequence[Adapter] = (),
+    include: Filter | None = None,
+    exclude: Filter | None = None,
+    example_inputs: Sequence[object] | None = None,
+    generator: torch.Generator | None = None,
+) -> nn.Module:
+    """Turn the KAN layers of ``model`` into MetaKAN layers, in place.
+
+    The coefficients w_e of every edge e are replaced by a prompt z_e and generated as
+    w_e = offset + scale * M(z_e) by a meta-learner M that the layers of a cluster share (MetaKAN,
+    ICML 2025, Eq. 8 and 13). The library's own forward runs unchanged. What the layers had learnt
+    is not kept. Create optimisers afterwards: the old Parameters are gone.
+
+    Args:
+        model: any module that contains layers an adapter knows; it may be one itself.
+        clusters: number of meta-learners per kind of layer (k-means over output sizes, the paper's
+            Algorithm 2), ``"layer"`` for one a layer, lists of layer names, or name -> label.
+        dim_z: numbers in a prompt.
+        hidden: width of the meta-learners' hidden layer.
+        activation: ``"relu"``, ``"gelu"``, ``"silu"``, ``"tanh"`` or ``"identity"``.
+        bias: whether the meta-learners have biases.
+        edge: for convolutions, ``"tap"`` for one prompt per kernel position (the paper's Eq. 20),
+            ``"pair"`` for one per channel pair.
+        init: ``"match"`` starts with the mean and spread of the library's own coefficients, per
+            layer and slot; ``"paper"`` is Xavier-normal with zero biases.
+        execution: ``"materialize"``, or ``"auto"`` to let kanmeta choose.
+        adapters: asked before all others.
+        include: glob pattern(s) or ``(name, layer) -> bool``: convert only these layers.
+        exclude: likewise, convert all but these.
+        example_inputs: positional arguments of ``model.forward``. Only needed to tell the order of
+            layers where the model cannot be traced.
+        generator: CPU generator for the first values; default: torch's global one.
+
+    Returns:
+        ``model`` itself.
+
+    Raises:
+        NothingToConvertError: no layer is recognised; the message says what was seen.
+        AlreadyConvertedError: a layer is converted already.
+        WrappedModelError: the model is wrapped (DDP, ``torch.compile``, TorchScript).
+        PlanError: an argument does not fit the model.
+        After any error the model is as it was before.
+    """
+    planned = plan(
+        model,
+        clusters=clusters,
+        dim_z=dim_z,
+        hidden=hidden,
+        activation=activation,
+        bias=bias,
+        edge=edge,
+        init=init,
+        execution=execution,
+        adapters=adapters,
+        include=include,
+        exclude=exclude,
+        example_inputs=example_inputs,
+    )
+    if generator is not None and generator.device.type != "cpu":
+        raise PlanError(
+            f"generator is on {generator.device}; expected a CPU generator, so that a seed gives "
+            "the same model on every device"
+        )
+    if planned.parameters_after > planned.parameters_before:
+        warnings.warn(planned.notes[-1], LargerModelWarning, stacklevel=2)
+    return apply_plan(model, planned, generator)
+
+
+def apply_plan(model: nn.Module, planned: Plan, generator: torch.Generator | None) -> nn.Module:
+    """Draw first values and install them; nothing is touched before all values exist."""
+    mode = executions.resolve(planned.settings.execution)
+    ready: dict[str, Installation] = {}
+    for cluster in planned.clusters:
+        members = [layer for layer in planned.layers if layer.cluster == cluster.index]
+        meta, values = _draw(model, planned.settings, cluster, members, generator)
+        ready |= {
+            layer.name: (layer.name, model.get_submodule(layer.name), layer.spec, value, meta, mode)
+            for layer, value in zip(members, values, strict=True)
+        }
+    install([ready[layer.name] for layer in planned.layers])
+    return model
+
+
+def _draw(
+    model: nn.Module,
+    settings: Settings,
+    cluster: ClusterPlan,
+    layers: Sequence[LayerPlan],
+    generator: torch.Generator | None,
+) -> tuple[MetaLearner, list[LayerInit]]:
+    """Meta-learner and first values of one cluster, on the layers' devices and in their dtypes."""
+    originals = [layer.spec.read(model.get_submodule(layer.name)) for layer in layers]
+    # Drawn on the CPU and in one precision, so that a seed means the same everywhere.
+    work = torch.float64 if originals[0].dtype == torch.float64 else torch.float32
+    meta = MetaLearner(
+        settings.dim_z, settings.hidden, cluster.dim_w, settings.activation, settings.bias
+    ).to(work)
+    values = initialise.draw(
+        settings.init,
+        meta,
+        [w.to("cpu", work) for w in originals],
+        layers[0].spec.widths,
+        [layer.spec.fan_in for layer in layers],
+        generator,
+    )
+    frozen = not any(slot.requires_grad for layer in layers for slot in layer.spec.slots)
+    meta.to(originals[0]).requires_grad_(not frozen)
+    return meta, [
+        LayerInit(v.prompts.to(w), v.scale.to(w), v.offset.to(w))
+        for v, w in zip(values, originals, strict=True)
+    ]
+
+
+def materialize(model: nn.Module) -> nn.Module:
+    """Turn every converted layer of ``model`` back into the library's own, in place.
+
+    The exact inverse of :func:`convert`: plain third-party Parameters that hold the generated
+    coefficients (scalers that were folded in are 1), original classes, the library's own
+    ``state_dict``. A layer whose meta-learner is also used outside ``model`` may be materialized:
+    the others keep the meta-learner.
+
+    Returns:
+        ``model`` itself. Create optimisers anew: the Parameters are others.
+
+    Raises:
+        NothingToConvertError: no layer is converted.
+    """
+    uninstall(list(converted_layers(model).values()))
+    return model

@@ -1,0 +1,188 @@
+"""Finding the layers of a model that can be converted, and refusing what cannot be."""
+
+import difflib
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kanmeta import registry
+from kanmeta.adapter import Adapter, LayerSpec, tensor_at
+from kanmeta.errors import (
+    AlreadyConvertedError,
+    NothingToConvertError,
+    PlanError,
+    WrappedModelError,
+)
+from kanmeta.surgery import ConvertedLayer
+
+__all__ = ["Filter", "Found", "find_layers", "refuse_conflicts", "refuse_wrapped"]
+
+Filter = str | Sequence[str] | Callable[[str, nn.Module], bool]
+"""Glob pattern(s) over layer names (``"encoder.*"``), or ``(name, layer) -> bool``."""
+
+NEW_NAMES = ("prompts", "coefficient_scale", "coefficient_offset", "meta_learner")
+"""Names that a converted layer gains."""
+
+
+def refuse_wrapped(model: nn.Module) -> None:
+    """Raise WrappedModelError if the model, or a part of it, is wrapped or compiled already."""
+    for name, module in model.named_modules():
+        where = f"{name or 'the model'} ({type(module).__name__})"
+        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
+            fix = (
+                "is compiled. Convert the module that you passed to torch.compile "
+                "(model._orig_mod), then compile again"
+            )
+        elif isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel) or type(
+            module
+        ).__name__.startswith(("FSDP", "FullySharded")):
+            fix = "is wrapped for parallel training. Convert the module inside, then wrap it"
+        elif isinstance(module, torch.jit.ScriptModule):
+            fix = "is TorchScript. Convert the Python module, then script it"
+        else:
+            continue
+        raise WrappedModelError(f"{where} {fix}: kanmeta.convert(model.module) and so on.")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A layer to convert, all names it is registered under (the first is its name), its spec."""
+
+    names: tuple[str, ...]
+    layer: nn.Module
+    spec: LayerSpec
+
+
+def find_layers(
+    model: nn.Module,
+    adapters: Sequence[Adapter],
+    edge: str,
+    include: Filter | None,
+    exclude: Filter | None,
+) -> tuple[list[Found], list[str]]:
+    """Return the layers to convert, in the order of registration, and notes on those that are not.
+
+    Raises:
+        AlreadyConvertedError: one of them is converted already.
+        NothingToConvertError: there is none.
+        PlanError: a pattern of ``include`` or ``exclude`` matches nothing.
+    """
+    names_of: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names_of.setdefault(module, []).append(name)
+    chosen = set(names_of) if include is None else _chosen("include", include, names_of)
+    chosen -= set() if exclude is None else _chosen("exclude", exclude, names_of)
+
+    found: list[Found] = []
+    converted: list[str] = []
+    refused: dict[str, list[str]] = {}
+    for module, names in names_of.items():
+        if isinstance(module, ConvertedLayer):
+            converted += [names[0]] if module in chosen else []
+            continue
+        spec, reasons = registry.recognise(module, adapters, edge=edge)
+        if spec is None and (reasons or "kan" in type(module).__name__.lower()):
+            refused[names[0]] = [type(module).__name__, *reasons]
+        elif spec is not None and module in chosen:
+            found.append(Found(tuple(names), module, spec))
+    if converted:
+        raise AlreadyConvertedError(
+            f"converted already: {', '.join(n or '(root)' for n in converted)}. To convert with "
+            "other settings call kanmeta.materialize(model) first; to convert further layers "
+            "only, leave these out with exclude=."
+        )
+    if not found:
+        raise NothingToConvertError(
+            _nothing_found(len(names_of), refused, adapters, include, exclude)
+        )
+    notes = [
+        f"left as it is: {name or '(root)'} ({cls}), {'; '.join(reasons)}"
+        for name, (cls, *reasons) in refused.items()
+        if reasons
+    ]
+    return found, notes
+
+
+def _chosen(
+    argument: str, given: Filter, names_of: Mapping[nn.Module, Sequence[str]]
+) -> set[nn.Module]:
+    """Modules that a filter selects; a pattern selects what is below a matching module too."""
+    if callable(given):
+        return {m for m, names in names_of.items() if any(given(name, m) for name in names)}
+    selected: set[nn.Module] = set()
+    for pattern in [given] if isinstance(given, str) else given:
+        hits = {
+            module
+            for module, names in names_of.items()
+            if any(fnmatch.fnmatchcase(above, pattern) for n in names for above in _path(n))
+        }
+        if not hits:
+            every = [name for names in names_of.values() for name in names]
+            close = difflib.get_close_matches(pattern, every, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise PlanError(f"{argument}={pattern!r} matches no module of the model.{hint}")
+        selected |= hits
+    return selected
+
+
+def _path(name: str) -> list[str]:
+    """Name of a module and of the modules above it, the root excepted: a.b gives [a, a.b]."""
+    parts = name.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts))]
+
+
+def _nothing_found(
+    seen: int,
+    refused: dict[str, list[str]],
+    adapters: Sequence[Adapter],
+    include: Filter | None,
+    exclude: Filter | None,
+) -> str:
+    lines = [f"no layer to convert among {seen} module(s)."]
+    if include is not None or exclude is not None:
+        lines.append(f"Only layers with include={include!r}, exclude={exclude!r} were considered.")
+    if refused:
+        lines.append("These look like KAN layers, but no adapter recognises them:")
+        for name, (cls, *reasons) in list(refused.items())[:10]:
+            lines.append(f"  {name or '(root)'}: {cls} {'; '.join(reasons)}".rstrip())
+    known = ", ".join(f"{a.name} ({'/'.join(a.class_names)})" for a in adapters)
+    lines.append(
+        f"Known: {known}. For a layer class of your own, pass adapters=[kanmeta.Adapter(...)]."
+    )
+    return "\n".join(lines)
+
+
+def refuse_conflicts(found: Sequence[Found]) -> None:
+    """Raise for layers whose conversion would break something."""
+    owner: dict[Tensor, str] = {}
+    for item in found:
+        layer, spec = item.layer, item.spec
+        label = item.names[0] or "(root)"
+        taken = [name for name in NEW_NAMES if hasattr(layer, name)]
+        if taken:
+            raise PlanError(
+                f"{label} ({type(layer).__name__}) has the attribute(s) {', '.join(taken)} "
+                "already, which a converted layer needs; rename them or exclude the layer"
+            )
+        for path in spec.paths:
+            tensor = tensor_at(layer, path)
+            if tensor.is_meta:
+                raise PlanError(
+                    f"{label}.{path} is on the meta device; give the model real tensors first "
+                    "(model.to_empty(device=...) and its reset_parameters)"
+                )
+            if not tensor.is_floating_point() or type(tensor) is not nn.Parameter:
+                raise PlanError(
+                    f"{label}.{path} is a {type(tensor).__name__} of {tensor.dtype}; expected a "
+                    "floating-point nn.Parameter. Convert before quantising, sharding or "
+                    "parametrising the model"
+                )
+            if tensor in owner:
+                raise PlanError(
+                    f"{label}.{path} and {owner[tensor]} are one Parameter; conversion would "
+                    "untie them. Use one layer object twice instead, or exclude both layers"
+                )
+            owner[tensor] = f"{label}.{path}"

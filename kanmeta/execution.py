@@ -1,0 +1,108 @@
+"""How generated coefficients reach the library's own forward. The seam for other modes is here.
+
+``"materialize"``: generate all coefficients of a layer, then run the library's forward on them.
+``"auto"`` picks a mode per layer; so far there is one to pick.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kanmeta.adapter import LayerSpec
+from kanmeta.errors import PlanError
+from kanmeta.guard import GeneratedTensor
+from kanmeta.meta import MetaLearner
+
+__all__ = ["EXECUTIONS", "Binding", "resolve", "run"]
+
+EXECUTIONS = ("auto", "materialize")
+
+
+def resolve(execution: str) -> str:
+    """Name of the mode that ``execution`` stands for.
+
+    Raises:
+        PlanError: there is no such mode.
+    """
+    if execution not in EXECUTIONS:
+        raise PlanError(f"execution={execution!r}: expected one of {', '.join(EXECUTIONS)}")
+    return "materialize"
+
+
+class Binding:
+    """What a converted layer knows: its shape, its prompts' owner, its meta-learner.
+
+    It sits in the layer's ``__dict__``, so the meta-learner is not registered a second time:
+    ``state_dict`` holds it once, and ``deepcopy`` and ``pickle`` keep the sharing.
+
+    Attributes:
+        name: the layer's name when it was converted, for messages.
+        layer: the converted layer; owns ``prompts``, ``coefficient_scale``, ``coefficient_offset``.
+        spec: where its coefficients go.
+        meta_learner: shared with the other layers of its cluster.
+        execution: name of the mode that :func:`run` uses.
+        order: names of the Parameters of each module whose coefficients are generated, in their
+            original order, for ``materialize``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        layer: nn.Module,
+        spec: LayerSpec,
+        meta_learner: MetaLearner,
+        execution: str,
+        order: dict[str, tuple[str, ...]],
+    ) -> None:
+        """See the class."""
+        self.name = name
+        self.layer = layer
+        self.spec = spec
+        self.meta_learner = meta_learner
+        self.execution = execution
+        self.order = order
+        # Tensors of the forward pass in progress, and the thread it runs in: another thread must
+        # not pick them up, they belong to this thread's autograd graph.
+        self.active: tuple[int, dict[str, Tensor]] | None = None
+
+    @property
+    def prompts(self) -> Tensor:
+        """Prompts z, ``(*edge_shape, dim_z)``."""
+        prompts = self.layer.prompts
+        assert isinstance(prompts, Tensor)
+        return prompts
+
+    def coefficients(self) -> Tensor:
+        """Generate w = offset + scale * M(z), ``(*edge_shape, dim_w)``."""
+        z = self.prompts
+        # A Parameter keeps its dtype under autocast, and so must what stands in for it.
+        with torch.autocast(device_type=z.device.type, enabled=False):
+            w = self.meta_learner(z, self.layer.coefficient_scale, self.layer.coefficient_offset)
+        assert isinstance(w, Tensor)
+        return w
+
+    def read(self, path: str) -> Tensor:
+        """Return the tensor at ``path`` in the library's own layout."""
+        if self.active is not None and self.active[0] == _thread():
+            return self.active[1][path]
+        tensor = self.spec.split(self.coefficients())[path]
+        return GeneratedTensor.wrap(tensor, f"{self.name}.{path}" if self.name else path)
+
+
+def run(
+    binding: Binding, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Run the library's ``forward`` with generated coefficients in place of its Parameters."""
+    binding.active = (_thread(), binding.spec.split(binding.coefficients()))
+    try:
+        return forward(*args, **kwargs)
+    finally:
+        binding.active = None
+
+
+def _thread() -> int:
+    # torch.compile cannot trace get_ident; a compiled frame runs in one thread anyway.
+    return 0 if torch.compiler.is_compiling() else threading.get_ident()

@@ -1,0 +1,132 @@
+"""First values of prompts and meta-learners. Pure functions on tensors.
+
+Two schemes. ``"paper"``: Xavier-normal weights and prompts, zero biases, as in the released code.
+``"match"``: the generated coefficients start with the mean and spread that the library's own
+initialisation gave, in every layer and slot.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kanmeta.meta import MetaLearner
+
+__all__ = ["INITS", "LayerInit", "draw"]
+
+INITS = ("match", "paper")
+
+_BLOCK = 1 << 16  # edges generated at once while measuring: bounds the memory to BLOCK x hidden
+
+
+@dataclass(frozen=True)
+class LayerInit:
+    """First values of a layer: prompts ``(*edge_shape, dim_z)``, scale and offset ``(dim_w,)``."""
+
+    prompts: Tensor
+    scale: Tensor
+    offset: Tensor
+
+
+def draw(
+    scheme: str,
+    meta: MetaLearner,
+    coefficients: Sequence[Tensor],
+    widths: Sequence[int],
+    fan_ins: Sequence[int],
+    generator: torch.Generator | None,
+) -> list[LayerInit]:
+    """Fill ``meta`` in place and return the first values of the layers that share it.
+
+    Args:
+        scheme: one of :data:`INITS`.
+        meta: a fresh meta-learner, float32 or float64, on the CPU.
+        coefficients: of each layer, ``(*edge_shape, dim_w)``: what the library started with.
+        widths: coefficients of an edge in each slot; they add up to dim_w.
+        fan_ins: of each layer, how many edges are summed into one output.
+        generator: a CPU generator, or None for torch's default one.
+    """
+    with torch.no_grad():
+        if scheme == "paper":
+            return _paper(meta, coefficients, generator)
+        return _match(meta, coefficients, widths, fan_ins, generator)
+
+
+def _normal(like: Tensor, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
+    return torch.randn(*shape, generator=generator, dtype=like.dtype)
+
+
+def _paper(
+    meta: MetaLearner, coefficients: Sequence[Tensor], generator: torch.Generator | None
+) -> list[LayerInit]:
+    for weight in (meta.weight1, meta.weight2):
+        nn.init.xavier_normal_(weight, generator=generator)
+    result = []
+    for w in coefficients:
+        edges = w[..., 0].numel()
+        prompts = _normal(meta.weight1, (*w.shape[:-1], meta.dim_z), generator)
+        prompts *= math.sqrt(2 / (edges + meta.dim_z))  # Xavier of an (E, dim_z) matrix
+        scale = meta.weight1.new_ones(meta.dim_w)
+        result.append(LayerInit(prompts, scale, torch.zeros_like(scale)))
+    return result
+
+
+def _match(
+    meta: MetaLearner,
+    coefficients: Sequence[Tensor],
+    widths: Sequence[int],
+    fan_ins: Sequence[int],
+    generator: torch.Generator | None,
+) -> list[LayerInit]:
+    """Match mean and spread per layer and slot.
+
+    Prompts are standard normal. How much a slot's coefficients should vary relative to
+    1/sqrt(fan_in), the natural unit of a layer, goes into the rows of W2 (geometric mean over the
+    layers); the rest, about 1/sqrt(fan_in hidden), into the constant ``scale``. So one optimiser
+    step of size eta on M or z moves a layer's output by O(sqrt(fan_in) eta), however many edges
+    share M: without this a step moves all edges in common and the network collapses.
+    """
+    for parameter in (meta.weight1, meta.weight2, meta.bias1):
+        if parameter is not None:
+            parameter.copy_(_normal(parameter, parameter.shape, generator))
+    meta.weight1.div_(math.sqrt(meta.dim_z))
+    targets = [_moments(w.reshape(-1, w.shape[-1]), widths) for w in coefficients]
+    units = [1 / math.sqrt(n) for n in fan_ins]
+    for slot, rows in enumerate(torch.split(meta.weight2, list(widths))):
+        ratios = [
+            float(spread[slot]) / unit for (_, spread), unit in zip(targets, units, strict=True)
+        ]
+        rows.mul_(_geometric_mean(ratios))
+    result = []
+    for w, (mean, spread), unit in zip(coefficients, targets, units, strict=True):
+        prompts = _normal(meta.weight1, (*w.shape[:-1], meta.dim_z), generator)
+        z = prompts.reshape(-1, meta.dim_z)
+        raw_mean, raw_spread = _moments(
+            torch.cat([meta(b) for b in torch.split(z, _BLOCK)]), widths
+        )
+        # A slot that starts constant must still be able to move: it gets the layer's unit.
+        scale = torch.where(
+            (spread > 0) & (raw_spread > 0),
+            spread / raw_spread,
+            torch.full_like(spread, unit / math.sqrt(meta.hidden)),
+        )
+        offset = mean - scale * raw_mean
+        repeats = torch.tensor(widths)
+        result.append(
+            LayerInit(prompts, scale.repeat_interleave(repeats), offset.repeat_interleave(repeats))
+        )
+    return result
+
+
+def _moments(w: Tensor, widths: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each slot of ``w``, ``(E, dim_w)``."""
+    parts = torch.split(w, list(widths), dim=-1)
+    means = torch.stack([part.mean() for part in parts])
+    return means, torch.stack([part.std(correction=0) for part in parts])
+
+
+def _geometric_mean(values: Sequence[float]) -> float:
+    positive = [v for v in values if v > 0]
+    return math.exp(sum(map(math.log, positive)) / len(positive)) if positive else 0.0

@@ -1,0 +1,157 @@
+"""What a conversion saves: parameters, optimiser memory, per layer and in all."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from kanmeta.access import converted_layers
+from kanmeta.execution import Binding
+
+__all__ = ["LayerSummary", "Summary", "summary"]
+
+_ADAM = 3  # numbers kept beside each trainable one: its gradient and Adam's two moments
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """Parameters of one layer's coefficients before, of its prompts after (no meta-learner)."""
+
+    name: str
+    class_name: str
+    edges: int
+    dim_w: int
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Sizes of a converted model and of the model it came from.
+
+    Attributes:
+        layers: the converted layers.
+        meta_learners: number of meta-learners.
+        meta_parameters: parameters of all meta-learners.
+        parameters_before, parameters_after: all Parameters, frozen ones included.
+        trainable_before, trainable_after: those that require gradients.
+        bytes_before, bytes_after: parameters, gradients and Adam's moments, in bytes.
+    """
+
+    layers: tuple[LayerSummary, ...]
+    meta_learners: int
+    meta_parameters: int
+    parameters_before: int
+    parameters_after: int
+    trainable_before: int
+    trainable_after: int
+    bytes_before: int
+    bytes_after: int
+
+    def __str__(self) -> str:
+        """Table with one line a layer and the totals."""
+        rows = [("layer", "class", "edges", "dim_w", "before", "after")]
+        rows += [
+            (
+                layer.name or "(root)",
+                layer.class_name,
+                f"{layer.edges:,}",
+                str(layer.dim_w),
+                f"{layer.before:,}",
+                f"{layer.after:,}",
+            )
+            for layer in self.layers
+        ]
+        rows += [
+            (f"{self.meta_learners} meta-learner(s)", "", "", "", "0", f"{self.meta_parameters:,}"),
+            ("model", "", "", "", f"{self.parameters_before:,}", f"{self.parameters_after:,}"),
+        ]
+        width = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = [
+            "  ".join(
+                cell.ljust(w) if i < 2 else cell.rjust(w)
+                for i, (cell, w) in enumerate(zip(row, width, strict=True))
+            )
+            for row in rows
+        ]
+        lines.append(
+            f"parameters, gradients and Adam: {self.bytes_before:,} -> {self.bytes_after:,} bytes "
+            f"({self.bytes_before / max(self.bytes_after, 1):.2f}x). Activations are not counted."
+        )
+        return "\n".join(lines)
+
+
+def summary(model: nn.Module) -> Summary:
+    """Compare a converted model with the model it came from.
+
+    Args:
+        model: a converted model.
+
+    Returns:
+        A printable record.
+
+    Raises:
+        NothingToConvertError: the model is not converted.
+    """
+    layers = converted_layers(model)
+    before = [_coefficients(binding) for binding in layers.values()]
+    ours = {binding.prompts for binding in layers.values()}
+    metas = {binding.meta_learner for binding in layers.values()}
+    ours |= {p for meta in metas for p in meta.parameters()}
+    everything = _Count.of((p, p.requires_grad) for p in model.parameters())
+    replaced = sum(before, _Count())
+    kept = everything - _Count.of((p, p.requires_grad) for p in ours)
+    original = kept + replaced
+    return Summary(
+        layers=tuple(
+            LayerSummary(
+                name, b.spec.class_name, b.spec.edges, b.spec.dim_w, n.total, b.prompts.numel()
+            )
+            for (name, b), n in zip(layers.items(), before, strict=True)
+        ),
+        meta_learners=len(metas),
+        meta_parameters=sum(p.numel() for meta in metas for p in meta.parameters()),
+        parameters_before=original.total,
+        parameters_after=everything.total,
+        trainable_before=original.trainable,
+        trainable_after=everything.trainable,
+        bytes_before=original.bytes,
+        bytes_after=everything.bytes,
+    )
+
+
+class _Count(NamedTuple):
+    total: int = 0
+    trainable: int = 0
+    bytes: int = 0
+
+    @classmethod
+    def of(cls, tensors: Iterable[tuple[Tensor, bool]]) -> "_Count":
+        """Count tensors, each with whether it is (or was) trainable."""
+        count = cls()
+        for tensor, trainable in tensors:
+            n = tensor.numel()
+            copies = 1 + _ADAM if trainable else 1
+            count += cls(n, n * trainable, n * tensor.element_size() * copies)
+        return count
+
+    def __add__(self, other: "_Count") -> "_Count":  # type: ignore[override]
+        return _Count(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def __sub__(self, other: "_Count") -> "_Count":
+        return _Count(*(a - b for a, b in zip(self, other, strict=True)))
+
+
+def _coefficients(binding: Binding) -> _Count:
+    """Count the Parameters that a layer had before it was converted."""
+    like = binding.prompts
+    return _Count.of(
+        (like.new_empty((), device="meta").expand(rearrangement.shape), trainable)
+        for slot in binding.spec.slots
+        for rearrangement, trainable in (
+            (slot.tensor, slot.requires_grad),
+            (slot.scaler, slot.scaler_requires_grad),
+        )
+        if rearrangement is not None
+    )
