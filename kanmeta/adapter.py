@@ -42,6 +42,10 @@ class Slot:
     optional: bool = False
 
 
+def _no_sizes(layer: nn.Module) -> Mapping[str, int]:
+    return {}
+
+
 def _nothing_more(layer: nn.Module, sizes: Mapping[str, int]) -> str | None:
     return None
 
@@ -57,6 +61,7 @@ class Adapter:
         plain: path -> layout of the tensors that must exist and are left alone.
         optional_plain: path -> layout of the tensors that may exist and are left alone.
         edges: the edge axes; prompts have shape ``(*edge axes, dim_z)``.
+        sizes: ``layer -> {axis: size}``: sizes that shapes cannot tell, from its attributes.
         check: ``(layer, axis sizes) -> reason or None``: what names and shapes cannot tell.
         writers: method -> advice: methods that write coefficients *and* something else, so that
             they would leave the layer half changed. On a converted layer they raise at once.
@@ -68,6 +73,7 @@ class Adapter:
     plain: Mapping[str, str] = field(default_factory=dict)
     optional_plain: Mapping[str, str] = field(default_factory=dict)
     edges: str = "o i"
+    sizes: Callable[[nn.Module], Mapping[str, int]] = _no_sizes
     check: Callable[[nn.Module, Mapping[str, int]], str | None] = _nothing_more
     writers: Mapping[str, str] = field(default_factory=dict)
 
@@ -108,7 +114,11 @@ class Adapter:
             parts = [f"lacks {sorted(missing)}"] if missing else []
             parts += [f"has {sorted(extra)} in addition"] if extra else []
             raise LayoutError(f"the layer {' and '.join(parts)}")
-        sizes = layouts.solve({p: (declared[p], tuple(t.shape)) for p, t in tensors.items()})
+        try:
+            known = self.sizes(layer)
+        except AttributeError as error:
+            raise LayoutError(str(error)) from error
+        sizes = layouts.solve({p: (declared[p], tuple(t.shape)) for p, t in tensors.items()}, known)
         reason = self.check(layer, sizes)
         if reason is not None:
             raise LayoutError(reason)

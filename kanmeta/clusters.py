@@ -3,8 +3,6 @@
 import difflib
 from collections.abc import Mapping, Sequence
 
-from sklearn.cluster import KMeans
-
 from kanmeta.errors import PlanError
 
 __all__ = ["Clusters", "assign", "kmeans_labels"]
@@ -60,6 +58,10 @@ def kmeans_labels(sizes: Sequence[int], clusters: int) -> list[int]:
 
     ``clusters`` must not exceed the number of distinct sizes.
     """
+    if clusters == 1:
+        return [0] * len(sizes)
+    from sklearn.cluster import KMeans  # takes a second to import; most conversions use one cluster
+
     model = KMeans(n_clusters=clusters, n_init=10, random_state=42)
     return [int(label) for label in model.fit_predict([[float(size)] for size in sizes])]
 

@@ -3,7 +3,7 @@
 Three sources, the first that works: symbolic tracing with torch.fx (layers are leaves, nothing is
 computed), hooks while the model runs on example inputs, the order of registration. The user's
 model is never the one that runs: forward may store things in ``self`` (pykan does), so it runs on
-a shadow of the module tree that shares the tensors and nothing else.
+a shadow of the module tree that shares its Parameters and nothing else.
 """
 
 import inspect
@@ -82,14 +82,14 @@ def _run(
         copies[id(layer)].register_forward_pre_hook(
             lambda module, args, name=name: used.append(name)
         )
-    shadow.eval()  # batch norm must not move its running statistics, which are shared
+    shadow.eval()
     with torch.no_grad():
         shadow(*example_inputs)
     return used
 
 
 def _shadow(model: nn.Module) -> tuple[nn.Module, dict[int, nn.Module]]:
-    """Copy the module tree, sharing Parameters and buffers; also return id of original -> copy."""
+    """Copy the module tree, sharing Parameters only; also return id of original -> copy."""
     copies: dict[int, nn.Module] = {}
     for module in model.modules():
         copy = type(module).__new__(type(module))
@@ -104,8 +104,12 @@ def _shadow(model: nn.Module) -> tuple[nn.Module, dict[int, nn.Module]]:
 
 
 def _detached(value: object) -> object:
-    """Copy containers and plain tensors one level deep, so that in-place changes stay outside."""
-    if isinstance(value, dict | list | set):
+    """Copy what forward may change in place: containers, buffers and other plain tensors."""
+    if isinstance(value, dict):
+        result = value.copy()  # keeps the order and the kind (OrderedDict of hooks)
+        result.update({k: _detached(v) for k, v in value.items() if isinstance(v, Tensor)})
+        return result
+    if isinstance(value, list | set):
         return value.copy()
     if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
         return value.detach().clone()

@@ -41,18 +41,21 @@ def shape(layout: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
     return tuple(math.prod(sizes[axis] for axis in dimension) for dimension in dimensions(layout))
 
 
-def solve(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, int]:
+def solve(
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]], known: Mapping[str, int] | None = None
+) -> dict[str, int]:
     """Find the size of every axis from shapes.
 
     Args:
         tensors: tensor name -> (layout, shape). A merged dimension is solved once all but one of
             its axes are known from other tensors.
+        known: sizes that are known already.
 
     Raises:
         LayoutError: a shape has the wrong number of dimensions, two tensors disagree on an axis,
             or an axis stays unknown.
     """
-    sizes: dict[str, int] = {}
+    sizes = dict(known or {})
     pending: list[tuple[str, tuple[str, ...], int]] = []
     for name, (layout, actual) in tensors.items():
         parsed = dimensions(layout)
@@ -66,21 +69,21 @@ def solve(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, int]:
         unsolved = []
         for name, dimension, size in pending:
             unknown = [axis for axis in dimension if axis not in sizes]
-            known = math.prod(sizes[axis] for axis in dimension if axis in sizes)
+            product = math.prod(sizes[axis] for axis in dimension if axis in sizes)
             if len(unknown) > 1:
                 unsolved.append((name, dimension, size))
-            elif not unknown and known != size:
+            elif not unknown and product != size:
                 raise LayoutError(
-                    f"{name}: dimension ({' '.join(dimension)}) has size {size}, expected {known} "
-                    f"from the other tensors"
+                    f"{name}: dimension ({' '.join(dimension)}) has size {size}, "
+                    f"expected {product} from the other tensors"
                 )
             elif unknown:
-                if known == 0 or size % known:
+                if product == 0 or size % product:
                     raise LayoutError(
                         f"{name}: dimension ({' '.join(dimension)}) has size {size}, "
-                        f"which is not a multiple of {known}"
+                        f"which is not a multiple of {product}"
                     )
-                sizes[unknown[0]] = size // known
+                sizes[unknown[0]] = size // product
         if len(unsolved) == len(pending):
             names = sorted({name for name, _, _ in unsolved})
             raise LayoutError(f"axis sizes of {', '.join(names)} cannot be told from the shapes")

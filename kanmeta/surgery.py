@@ -47,6 +47,12 @@ class GeneratesCoefficients:
             raise CoefficientWriteError(refusal("deletion", self._label(name)))
         super().__delattr__(name)
 
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """Refuse to register over a generated tensor (as ``torch.nn.utils.prune`` would)."""
+        if name in type(self)._generated:
+            raise CoefficientWriteError(refusal("registration", self._label(name)))
+        super().register_parameter(name, param)  # type: ignore[misc]
+
     def _label(self, name: str) -> str:
         prefix = f"{self._kanmeta.name}." if self._kanmeta.name else ""
         return prefix + type(self)._generated[name]

@@ -1,0 +1,184 @@
+"""The case table: one row a layer class (and option). Every row gets the whole contract.
+
+A new adapter is one more row here.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import kanmeta
+from recipes.reference import efficient_kan, fast_kan
+from tests import upstream
+
+
+@dataclass(frozen=True)
+class Case:
+    """A library's model of two KAN layers, [4, 5, 3], and what an adapter must find in it."""
+
+    name: str
+    build: Callable[[], nn.Module]
+    adapter: str
+    dim_w: int
+    layers: tuple[str, ...] = ("layers.0", "layers.1")
+    adapters: tuple[kanmeta.Adapter, ...] = ()
+    output: Callable[[Any], Tensor] = field(default=lambda y: y)
+    layer_kwargs: dict[str, Any] = field(default_factory=dict)  # that make inputs independent
+    pickles: bool = True  # torch.save(model) works before conversion
+    in_shape: tuple[int, ...] = (4,)
+    edge: str = "tap"
+
+    def model(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Module:
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # some libraries warn while they are built
+            torch.manual_seed(seed)
+            return self.build().to(dtype)
+
+    def convert(self, model: nn.Module, **kwargs: Any) -> nn.Module:
+        kwargs = {"hidden": 3, "edge": self.edge, "adapters": self.adapters} | kwargs
+        kwargs.setdefault("generator", torch.Generator().manual_seed(1))
+        return kanmeta.convert(model, **kwargs)
+
+    def x(self, n: int = 6, dtype: torch.dtype = torch.float64, seed: int = 2) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.rand(n, *self.in_shape, generator=generator, dtype=torch.float64)
+        return (x * 1.8 - 0.9).to(dtype)
+
+
+def _efficient(library: Any, **kwargs: Any) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        sizes = ((4, 5), (5, 3))
+        model = library.KAN([4, 5, 3])
+        for i, (width_in, width_out) in enumerate(sizes):
+            model.layers[i] = library.KANLinear(width_in, width_out, **kwargs)
+        return model
+
+    return build
+
+
+def _fast(library: Any, *, use_layernorm: bool = True, **kwargs: Any) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        model = library.FastKAN([4, 5, 3])
+        for i, (width_in, width_out) in enumerate(((4, 5), (5, 3))):
+            model.layers[i] = library.FastKANLayer(
+                width_in, width_out, use_layernorm=use_layernorm, **kwargs
+            )
+        return model
+
+    return build
+
+
+def _pykan(**kwargs: Any) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        from kan import KAN
+
+        return KAN([4, 5, 3], grid=5, k=3, auto_save=False, seed=torch.initial_seed(), **kwargs)
+
+    return build
+
+
+class TapConv(nn.Module):
+    """A private convolutional layer, polynomial in the input: sum_k (w_k * x^(k+1))."""
+
+    def __init__(self, channels_in: int, channels_out: int, degree: int = 3) -> None:
+        super().__init__()
+        self.degree = degree
+        self.poly = nn.Parameter(torch.randn(channels_out, channels_in * degree, 3, 3) * 0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        powers = torch.stack([x ** (k + 1) for k in range(self.degree)], dim=2).flatten(1, 2)
+        return nn.functional.conv2d(powers, self.poly, padding=1)
+
+
+TAP_CONV = kanmeta.Adapter(
+    name="tap-conv",
+    class_names=("TapConv",),
+    slots=(kanmeta.Slot("poly", "o (i k) kh kw"),),
+    edges="o i kh kw",
+    sizes=lambda layer: {"k": layer.degree},
+)
+
+
+class ConvNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(TapConv(2, 3), TapConv(3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x).mean((2, 3))
+
+
+_EFFICIENT = {
+    "scaler": {},
+    "no-scaler": {"enable_standalone_scale_spline": False},
+    "k2-G3": {"spline_order": 2, "grid_size": 3, "enable_standalone_scale_spline": False},
+}
+_FAST: dict[str, dict[str, Any]] = {
+    "base-norm": {},
+    "no-base": {"use_base_update": False},
+    "no-norm": {"use_layernorm": False, "num_grids": 5},
+}
+_NO_NORM = {"use_layernorm": False}
+
+
+def _family(prefix: str, efficient: Any, fast: Any) -> list[Case]:
+    rows = [
+        Case(f"{prefix}efficient-kan-{n}", _efficient(efficient, **kw), "efficient-kan", dim_w)
+        for (n, kw), dim_w in zip(_EFFICIENT.items(), (9, 9, 6), strict=True)
+    ]
+    return rows + [
+        Case(f"{prefix}fast-kan-{n}", _fast(fast, **kw), "fast-kan", dim_w, layer_kwargs=_NO_NORM)
+        for (n, kw), dim_w in zip(_FAST.items(), (9, 8, 6), strict=True)
+    ]
+
+
+CASES = [
+    *_family("", efficient_kan, fast_kan),
+    Case("efficient-kan-bias", _efficient(efficient_kan, bias=True), "efficient-kan", 9),
+    Case(
+        "fast-kan-no-base-bias",
+        _fast(fast_kan, base_bias=False),
+        "fast-kan",
+        9,
+        layer_kwargs=_NO_NORM,
+    ),
+    Case(
+        "pykan",
+        _pykan(),
+        "pykan",
+        9,
+        layers=("act_fun.0", "act_fun.1"),
+        output=lambda y: y[0] if isinstance(y, tuple) else y,
+        pickles=False,  # its symbolic layers hold lambdas
+    ),
+    Case(
+        "pykan-frozen-base",
+        _pykan(sb_trainable=False, sp_trainable=False),
+        "pykan",
+        8,
+        layers=("act_fun.0", "act_fun.1"),
+        output=lambda y: y[0] if isinstance(y, tuple) else y,
+        pickles=False,
+    ),
+    Case("private-conv-tap", ConvNet, "tap-conv", 3, adapters=(TAP_CONV,), in_shape=(2, 4, 4)),
+    Case(
+        "private-conv-pair",
+        ConvNet,
+        "tap-conv",
+        27,
+        adapters=(TAP_CONV,),
+        in_shape=(2, 4, 4),
+        edge="pair",
+    ),
+]
+
+if upstream.AVAILABLE:
+    CASES += _family("upstream-", upstream.efficient_kan(), upstream.fast_kan())
+
+
+def case(name: str) -> Case:
+    return next(c for c in CASES if c.name == name)

@@ -1,0 +1,173 @@
+"""Recognition: what is a known layer, what only looks like one, and adapters of one's own."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import kanmeta
+from kanmeta import errors, registry
+from recipes.reference import efficient_kan
+from recipes.reference.fast_kan import FastKANLayer
+
+
+class KANLinear(nn.Module):
+    """Names and shapes of kanx: input-major weights, a grid that is not extended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spline_order = 3
+        self.base_weight = nn.Parameter(torch.zeros(4, 4))
+        self.spline_weight = nn.Parameter(torch.zeros(4, 4, 8))
+        self.register_buffer("grid", torch.zeros(4, 6))
+
+
+class Subclass(efficient_kan.KANLinear):
+    pass
+
+
+class WithExtra(efficient_kan.KANLinear):
+    def __init__(self, *args: int) -> None:
+        super().__init__(*args)
+        self.temperature = nn.Parameter(torch.ones(()))
+
+
+class ChebyKANLayer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cheby_coeffs = nn.Parameter(torch.zeros(4, 4, 5))
+
+
+def test_subclasses_are_recognised_and_look_alikes_are_not() -> None:
+    assert kanmeta.plan(Subclass(20, 30)).layers[0].spec.class_name == "KANLinear"
+    with pytest.raises(errors.NothingToConvertError, match="not efficient-kan: its grid has 6"):
+        kanmeta.plan(KANLinear())
+    with pytest.raises(errors.NothingToConvertError, match=r"has \['temperature'\] in addition"):
+        kanmeta.plan(WithExtra(20, 30))
+    mixed = nn.Sequential(Subclass(20, 30), WithExtra(30, 10))
+    notes = kanmeta.plan(mixed).notes
+    assert any("left as it is: 1 (WithExtra)" in note for note in notes)
+
+
+def test_nothing_to_convert_says_what_was_seen() -> None:
+    with pytest.raises(errors.NothingToConvertError) as raised:
+        kanmeta.convert(nn.Sequential(nn.Linear(3, 3), ChebyKANLayer()))
+    for text in (
+        "3 module(s)",
+        "1: ChebyKANLayer",
+        "efficient-kan (KANLinear)",
+        "pykan",
+        "Adapter",
+    ):
+        assert text in str(raised.value)
+    with pytest.raises(errors.PlanError, match="Module"):
+        kanmeta.convert(torch.zeros(3))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: nn.LSTM(4, 4),
+        lambda: nn.Transformer(8, 2, 1, 1, 8, batch_first=True),
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()),
+    ],
+)
+def test_ordinary_networks_have_no_hit(build: object) -> None:
+    with pytest.raises(errors.NothingToConvertError) as raised:
+        kanmeta.plan(build())  # type: ignore[operator]
+    assert "look like" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "mixer_s32_224"])
+def test_timm_models_have_no_hit(name: str) -> None:
+    timm = pytest.importorskip("timm")
+    with torch.random.fork_rng(devices=[]), pytest.raises(errors.NothingToConvertError):
+        kanmeta.plan(timm.create_model(name))
+
+
+class PolyLayer(nn.Module):
+    """Somebody's private layer: y_o = sum_i sum_k c[k, i, o] x_i^k."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.c = nn.Parameter(torch.randn(4, inputs, outputs) * 0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("nik,kio->no", x[..., None] ** torch.arange(4), self.c)
+
+
+POLY = kanmeta.Adapter("poly", ("PolyLayer",), (kanmeta.Slot("c", "k i o"),))
+
+
+@pytest.fixture
+def clean_registry() -> Iterator[None]:
+    before = dict(registry._registered)
+    yield
+    registry._registered.clear()
+    registry._registered.update(before)
+
+
+def test_a_private_layer_with_a_private_adapter() -> None:
+    model, x = nn.Sequential(PolyLayer(20, 30), PolyLayer(30, 10)), torch.rand(4, 20)
+    with pytest.raises(errors.NothingToConvertError):
+        kanmeta.convert(model)
+    kanmeta.convert(model, adapters=[POLY])
+    y = model(x)
+    y.sum().backward()
+    kanmeta.materialize(model)
+    torch.testing.assert_close(model(x), y)
+
+
+@pytest.mark.usefixtures("clean_registry")
+def test_registered_adapters_are_asked_before_built_in_ones() -> None:
+    assert kanmeta.register_adapter(POLY) is POLY
+    assert kanmeta.plan(PolyLayer(20, 30)).layers[0].spec.adapter == "poly"
+    with pytest.raises(errors.AdapterError, match="Choose another name"):
+        kanmeta.register_adapter(POLY)
+    with pytest.raises(errors.AdapterError, match="efficient-kan"):
+        kanmeta.register_adapter(kanmeta.Adapter("pykan", ("X",), (kanmeta.Slot("w", "o i k"),)))
+    only_rbf = kanmeta.Adapter(
+        "mine",
+        ("FastKANLayer",),
+        (kanmeta.Slot("spline_linear.weight", "o (i k)"),),
+        plain={"rbf.grid": "k", "base_linear.weight": "o i", "base_linear.bias": "o"},
+        optional_plain={"layernorm.weight": "i", "layernorm.bias": "i"},
+    )
+    kanmeta.register_adapter(only_rbf)
+    assert kanmeta.plan(FastKANLayer(20, 30)).layers[0].spec.adapter == "mine"
+
+
+def test_entry_points_are_asked_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Point:
+        name, value = "poly", "somewhere:POLY"
+
+        def __init__(self, target: object) -> None:
+            self.target = target
+
+        def load(self) -> object:
+            return self.target
+
+    def offer(*targets: object) -> None:
+        registry._entry_points.cache_clear()
+        monkeypatch.setattr(
+            "importlib.metadata.entry_points", lambda group: [Point(t) for t in targets]
+        )
+
+    try:
+        offer(POLY)
+        assert kanmeta.plan(PolyLayer(20, 30)).layers[0].spec.adapter == "poly"
+        assert registry.all_adapters()[-1] is POLY
+        offer("not an adapter")
+        with pytest.raises(errors.AdapterError, match="somewhere:POLY"):
+            kanmeta.plan(PolyLayer(20, 30))
+    finally:
+        monkeypatch.undo()
+        registry._entry_points.cache_clear()
+
+
+def test_contradictory_adapters_are_refused() -> None:
+    with pytest.raises(errors.AdapterError, match="always exists"):
+        kanmeta.Adapter("a", ("A",), ())
+    with pytest.raises(errors.AdapterError, match="lacks the edge axes"):
+        kanmeta.Adapter("a", ("A",), (kanmeta.Slot("w", "o k"),))

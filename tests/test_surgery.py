@@ -1,0 +1,357 @@
+"""Where layers sit, how often they are used, what refuses to be converted, and atomicity."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import kanmeta
+from kanmeta import errors, initialise
+from recipes.reference.efficient_kan import KAN, KANLinear
+from recipes.reference.fast_kan import FastKANLayer
+from tests.cases import case
+
+
+def kan(*sizes: int) -> nn.Module:
+    return KAN(list(sizes), enable_standalone_scale_spline=False)
+
+
+def linear(i: int, o: int) -> KANLinear:
+    return KANLinear(i, o, enable_standalone_scale_spline=False)
+
+
+def same_state(model: nn.Module, state: dict[str, Tensor]) -> bool:
+    now = model.state_dict()
+    return list(now) == list(state) and all(torch.equal(now[k], v) for k, v in state.items())
+
+
+def test_root_may_be_a_layer() -> None:
+    layer, x = linear(40, 30), torch.rand(5, 40)
+    assert kanmeta.convert(layer) is layer
+    assert isinstance(layer, KANLinear)
+    assert list(kanmeta.prompts(layer)) == [""]
+    y = layer(x)
+    y.sum().backward()
+    assert kanmeta.meta_learners(layer)[""].weight1.grad is not None
+    assert "(root)" in str(kanmeta.summary(layer))
+    with pytest.raises(errors.AlreadyConvertedError, match=r"\(root\)"):
+        kanmeta.convert(layer)
+    kanmeta.materialize(layer)
+    torch.testing.assert_close(layer(x), y)
+    assert type(layer) is KANLinear
+
+
+@pytest.mark.parametrize("container", [nn.Sequential, nn.ModuleList])
+def test_root_may_be_a_container_whose_children_are_called(container: type) -> None:
+    layers = [linear(20, 30), linear(30, 10)]
+    model = container(*layers) if container is nn.Sequential else container(layers)
+    kanmeta.convert(model)
+    assert len(model) == 2
+    x = torch.rand(3, 20)
+    for child in model:
+        x = child(x)
+    assert x.shape == (3, 10)
+
+
+class CallsItsChildren(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = linear(20, 30)
+        self.second = linear(30, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for child in self.children():  # a module added here would be called
+            x = child(x)
+        return x
+
+
+def test_modules_that_are_not_kan_layers_are_not_touched() -> None:
+    model = CallsItsChildren()
+    outside = dict(model.__dict__), list(model._modules.items())
+    kanmeta.convert(model)
+    assert (dict(model.__dict__), list(model._modules.items())) == outside
+    assert model(torch.rand(3, 20)).shape == (3, 10)
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = linear(12, 12)
+        self.again = self.layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.again(self.layer(x))
+
+
+def test_a_layer_used_twice_is_one_layer() -> None:
+    model = Twice()
+    planned = kanmeta.plan(model)
+    assert [(p.name, p.aliases) for p in planned.layers] == [("layer", ("again",))]
+    kanmeta.convert(model)
+    assert model.layer is model.again
+    assert sum(p.numel() for p in model.parameters()) == planned.parameters_after
+    y = model(torch.rand(2, 12))
+    y.sum().backward()
+    assert model.layer.prompts.grad is not None
+    kanmeta.materialize(model)
+    assert model.layer is model.again
+
+
+def test_tied_coefficients_of_two_layers_are_refused() -> None:
+    model = nn.Sequential(linear(4, 4), linear(4, 4))
+    model[1].spline_weight = model[0].spline_weight
+    with pytest.raises(errors.PlanError, match="untie"):
+        kanmeta.convert(model)
+
+
+def test_vision_transformer_with_kan_mlps_converts() -> None:
+    timm = pytest.importorskip("timm")
+    with torch.random.fork_rng(devices=[]):
+        vit = timm.create_model(
+            "vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, embed_dim=24, num_heads=2
+        )
+    for block in vit.blocks:
+        block.mlp.fc1, block.mlp.fc2 = FastKANLayer(24, 48), FastKANLayer(48, 24)
+    x = torch.rand(2, 3, 32, 32)
+    planned = kanmeta.plan(vit)
+    assert len(planned.layers) == 4
+    kanmeta.convert(vit)
+    y = vit(x)
+    y.sum().backward()
+    assert all(z.grad is not None for z in kanmeta.prompts(vit).values())
+    vit.eval()
+    expected = vit(x)
+    kanmeta.materialize(vit)
+    torch.testing.assert_close(vit(x), expected)
+
+
+WRAPPED: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "compiled": torch.compile,
+    "compiled part": lambda m: nn.Sequential(torch.compile(m)),
+    "DataParallel": nn.DataParallel,
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPED)
+def test_wrapped_models_are_refused_and_the_advice_helps(wrap: str) -> None:
+    inside = kan(20, 30, 10)
+    with pytest.raises(errors.WrappedModelError, match="Convert the module"):
+        kanmeta.convert(WRAPPED[wrap](inside))
+    kanmeta.convert(inside)
+    WRAPPED[wrap](inside)
+
+
+def test_compiled_in_place_and_scripted_are_refused() -> None:
+    model = kan(20, 30, 10)
+    model.compile()
+    with pytest.raises(errors.WrappedModelError, match="compiled"):
+        kanmeta.convert(model)
+
+
+def test_ddp_is_refused_and_ddp_around_a_converted_model_trains(tmp_path) -> None:
+    distributed = torch.distributed
+    store = distributed.FileStore(str(tmp_path / "store"), 1)
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        model = kan(20, 30, 10)
+        wrapped = nn.parallel.DistributedDataParallel(model)
+        with pytest.raises(errors.WrappedModelError, match="parallel"):
+            kanmeta.convert(wrapped)
+        kanmeta.convert(model)
+        wrapped = nn.parallel.DistributedDataParallel(model)
+        wrapped(torch.rand(4, 20)).sum().backward()
+        assert all(p.grad is not None for p in model.parameters())
+    finally:
+        distributed.destroy_process_group()
+
+
+BAD_ARGUMENTS = {
+    "dim_z": {"dim_z": 0},
+    "dim_z bool": {"dim_z": True},
+    "hidden": {"hidden": 2.5},
+    "activation": {"activation": "swish"},
+    "edge": {"edge": "kernel"},
+    "init": {"init": "zeros"},
+    "execution": {"execution": "magic"},
+    "bias": {"bias": "yes"},
+    "clusters": {"clusters": 0},
+    "clusters text": {"clusters": "one"},
+    "clusters unknown layer": {"clusters": [["layers.0", "layers.7"]]},
+    "clusters incomplete": {"clusters": {"layers.0": 0}},
+    "clusters twice": {"clusters": [["layers.0", "layers.1"], ["layers.0"]]},
+    "include": {"include": "encoder.*"},
+    "exclude all": {"exclude": "*"},
+    "generator": {"generator": None},  # replaced below
+}
+
+
+@pytest.mark.parametrize("name", BAD_ARGUMENTS)
+def test_bad_arguments_leave_the_model_bit_identical(name: str) -> None:
+    model = kan(20, 30, 10)
+    state = copy.deepcopy(model.state_dict())
+    kwargs = dict(BAD_ARGUMENTS[name])
+    if name == "generator":
+        kwargs["generator"] = type("Cuda", (), {"device": torch.device("cuda")})()
+    rng = torch.get_rng_state()
+    with pytest.raises(errors.PlanError):
+        kanmeta.convert(model, **kwargs)
+    assert same_state(model, state)
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert type(model.layers[0]) is KANLinear
+
+
+@pytest.mark.parametrize("fail_at", [0, 1, 2])
+def test_a_failure_in_the_middle_of_surgery_is_undone(
+    fail_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, x = case("fast-kan-base-norm").model(), case("fast-kan-base-norm").x()
+    state, y = copy.deepcopy(model.state_dict()), model(x)
+    classes = [type(m) for m in model.modules()]
+    original, calls = nn.Module.register_buffer, []
+
+    def failing(self: nn.Module, name: str, *args: object, **kwargs: object) -> None:
+        calls.append(name)
+        if len(calls) > fail_at:
+            raise MemoryError("out of memory")
+        original(self, name, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nn.Module, "register_buffer", failing)
+        with pytest.raises(MemoryError):
+            kanmeta.convert(model, hidden=3)
+    assert len(calls) == fail_at + 1
+    assert same_state(model, state)
+    assert [type(m) for m in model.modules()] == classes
+    assert torch.equal(model(x), y)
+    assert not any("_kanmeta" in m.__dict__ for m in model.modules())
+
+
+def test_a_failure_while_drawing_touches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = kan(20, 30, 10)
+    state = copy.deepcopy(model.state_dict())
+    monkeypatch.setattr(initialise, "draw", lambda *a: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(MemoryError):
+        kanmeta.convert(model)
+    assert same_state(model, state)
+
+
+def test_attribute_clash_meta_device_and_odd_tensors_are_refused() -> None:
+    clash = linear(4, 4)
+    clash.prompts = "mine"
+    meta = linear(4, 4).to("meta")
+    quantised = linear(4, 4)
+    quantised.spline_weight = type("Quantised", (nn.Parameter,), {})(torch.zeros(4, 4, 8))
+    for layer, text in ((clash, "prompts"), (meta, "meta device"), (quantised, "Quantised")):
+        with pytest.raises(errors.PlanError, match=text):
+            kanmeta.convert(layer)
+
+
+def test_frozen_coefficients_stay_frozen() -> None:
+    model = kan(20, 30, 10).requires_grad_(False)
+    kanmeta.convert(model)
+    assert not any(p.requires_grad for p in model.parameters())
+    kanmeta.materialize(model)
+    assert not any(p.requires_grad for p in model.parameters())
+    model = kan(20, 30, 10)
+    model.layers[0].base_weight.requires_grad_(False)
+    planned = kanmeta.plan(model, clusters="layer")
+    assert [p.spec.dim_w for p in planned.layers] == [8, 9]
+
+
+def test_materializing_the_owner_hands_the_meta_learner_on() -> None:
+    model, x = nn.Sequential(linear(20, 30), linear(30, 20), linear(20, 10)), torch.rand(2, 20)
+    kanmeta.convert(model)
+    y, (meta,) = model(x), kanmeta.meta_learners(model).values()
+    kanmeta.materialize(model[0])
+    assert torch.equal(model(x), y)
+    assert kanmeta.meta_learners(model) == {"1": meta}
+    assert set(kanmeta.prompts(model)) == {"1", "2"}
+    kanmeta.materialize(model)
+    assert torch.equal(model(x), y)
+    with pytest.raises(errors.NothingToConvertError, match=r"kanmeta\.convert"):
+        kanmeta.materialize(model)
+
+
+def test_a_lost_meta_learner_is_noticed() -> None:
+    model = nn.Sequential(linear(20, 30), linear(30, 10))
+    kanmeta.convert(model)
+    model[0] = nn.Linear(20, 30)
+    for use in (
+        lambda: kanmeta.param_groups(model, lr=1e-3),
+        lambda: kanmeta.save(model, "never-written.safetensors"),
+        lambda: kanmeta.meta_learners(model),
+    ):
+        with pytest.raises(errors.SharingError, match="materialize"):
+            use()
+
+
+def test_partial_conversion() -> None:
+    model = kan(20, 30, 40, 10)
+    kanmeta.convert(model, include="layers.0")
+    assert set(kanmeta.prompts(model)) == {"layers.0"}
+    kanmeta.convert(model, exclude=["layers.0"], dim_z=2)
+    assert [z.shape[-1] for z in kanmeta.prompts(model).values()] == [1, 2, 2]
+    assert len(kanmeta.meta_learners(model)) == 2
+    with pytest.raises(errors.PlanError, match="Did you mean 'layers'"):
+        kanmeta.plan(kan(20, 10), include="layer")
+    by_predicate = kanmeta.plan(kan(20, 30, 10), include=lambda name, layer: name.endswith("1"))
+    assert [p.name for p in by_predicate.layers] == ["layers.1"]
+    below = kanmeta.plan(nn.ModuleDict({"a": kan(20, 30), "b": kan(20, 30)}), include="a")
+    assert [p.name for p in below.layers] == ["a.layers.0"]
+
+
+def test_grid_update_raises_before_it_changes_anything() -> None:
+    layer = linear(20, 30)
+    kanmeta.convert(layer)
+    grid = layer.grid.clone()
+    with pytest.raises(errors.CoefficientWriteError, match="update_grid"):
+        layer.update_grid(torch.rand(50, 20))
+    assert torch.equal(layer.grid, grid)
+
+
+def test_two_threads_do_not_share_generated_tensors() -> None:
+    import threading
+
+    model, x = kan(20, 30, 10), torch.rand(8, 20)
+    kanmeta.convert(model)
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for _ in range(20):
+                torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_optimisers_move_prompts_and_meta_learners() -> None:
+    model, x = kan(20, 30, 10), torch.rand(64, 20)
+    model.head = nn.Linear(3, 3)
+    kanmeta.convert(model)
+    groups = kanmeta.param_groups(model, lr=0.1, prompt_lr=0.2, meta_lr=0.3, weight_decay=0.4)
+    assert [(g["name"], g["lr"], g["weight_decay"]) for g in groups] == [
+        ("prompts", 0.2, 0.4),
+        ("meta_learners", 0.3, 0.4),
+        ("other", 0.1, 0.4),
+    ]
+    grouped = [p for g in groups for p in g["params"]]
+    assert {id(p) for p in grouped} == {id(p) for p in model.parameters()}
+    assert len(grouped) == len(list(model.parameters()))
+    optimiser = torch.optim.AdamW(kanmeta.param_groups(model, lr=3e-2))
+    losses = []
+    for _ in range(60):
+        optimiser.zero_grad()
+        loss = (model(x) - x[:, :10]).square().mean()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
