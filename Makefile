@@ -1,0 +1,37 @@
+# Sets up what it needs in $(VENV) first; nothing outside this folder and $(VENV) is touched.
+# Another interpreter or place: make test PYTHON=python3.12 VENV=/tmp/kanmeta-venv
+PYTHON ?= python3
+VENV ?= .venv
+
+python := $(VENV)/bin/python
+pip := $(python) -m pip --disable-pip-version-check
+install := $(pip) install --quiet --constraint constraints.txt --editable
+
+.PHONY: test demo lint clean
+
+test: $(VENV)/.installed
+	$(python) -m pytest
+
+demo: $(VENV)/.installed
+	$(python) -m recipes.demo
+
+lint: $(VENV)/.installed-lint
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+	$(python) -m mypy
+
+# What git does not track and make, pytest, mypy or ruff made. Results of recipes (runs/) stay.
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find kanmeta adapters recipes tests -name __pycache__ -prune -exec rm -rf {} +
+
+# Stamps: a second call costs nothing, a change of either file installs again.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) (PyTorch and its libraries: minutes and gigabytes the first time)"
+	$(pip) --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	$(install) '.[recipes,test]'
+	@touch $@
+
+$(VENV)/.installed-lint: $(VENV)/.installed
+	$(install) '.[lint]'
+	@touch $@
