@@ -9,7 +9,14 @@ from kanmeta.execution import Binding
 from kanmeta.meta import MetaLearner
 from kanmeta.surgery import bindings
 
-__all__ = ["coefficients", "converted_layers", "meta_learners", "param_groups", "prompts"]
+__all__ = [
+    "coefficients",
+    "complete_layers",
+    "converted_layers",
+    "meta_learners",
+    "param_groups",
+    "prompts",
+]
 
 
 def converted_layers(model: nn.Module) -> dict[str, Binding]:
@@ -17,14 +24,24 @@ def converted_layers(model: nn.Module) -> dict[str, Binding]:
 
     Raises:
         NothingToConvertError: there is none.
-        SharingError: a meta-learner in use is not registered below ``model``, so that it would be
-            neither trained nor saved.
     """
     layers = dict(bindings(model))
     if not layers:
         raise NothingToConvertError(
             f"no converted layer in this {type(model).__name__}; call kanmeta.convert(model) first"
         )
+    return layers
+
+
+def complete_layers(model: nn.Module) -> dict[str, Binding]:
+    """Converted layers by name, of a model that holds all their meta-learners.
+
+    Raises:
+        NothingToConvertError: there is none.
+        SharingError: a meta-learner in use is not registered below ``model``, so that it would be
+            neither trained nor saved.
+    """
+    layers = converted_layers(model)
     registered = set(model.modules())
     for name, binding in layers.items():
         if binding.meta_learner not in registered:
@@ -47,7 +64,7 @@ def meta_learners(model: nn.Module) -> dict[str, MetaLearner]:
     """Meta-learners by the name of the layer that owns each: its first one."""
     found: dict[str, MetaLearner] = {}
     owned = {m: n for n, m in model.named_modules() if isinstance(m, MetaLearner)}
-    for binding in converted_layers(model).values():
+    for binding in complete_layers(model).values():
         meta = binding.meta_learner
         found[owned[meta].rpartition(".")[0]] = meta
     return found
@@ -89,7 +106,7 @@ def param_groups(
         Groups named ``"prompts"``, ``"meta_learners"`` and ``"other"`` under the key ``"name"``;
         each Parameter that requires a gradient is in exactly one; empty groups are left out.
     """
-    layers = converted_layers(model).values()
+    layers = complete_layers(model).values()
     z = {binding.prompts for binding in layers}
     m = {p for binding in layers for p in binding.meta_learner.parameters()}
     groups: dict[str, list[Tensor]] = {"prompts": [], "meta_learners": [], "other": []}

@@ -29,22 +29,22 @@ NEW_NAMES = ("prompts", "coefficient_scale", "coefficient_offset", "meta_learner
 
 def refuse_wrapped(model: nn.Module) -> None:
     """Raise WrappedModelError if the model, or a part of it, is wrapped or compiled already."""
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     for name, module in model.named_modules():
-        where = f"{name or 'the model'} ({type(module).__name__})"
-        if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
-            fix = (
-                "is compiled. Convert the module that you passed to torch.compile "
-                "(model._orig_mod), then compile again"
-            )
-        elif isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel) or type(
-            module
-        ).__name__.startswith(("FSDP", "FullySharded")):
-            fix = "is wrapped for parallel training. Convert the module inside, then wrap it"
+        kind = type(module).__name__
+        if hasattr(module, "_orig_mod"):
+            fix = "compiled. Convert the module that torch.compile was given (._orig_mod)"
+        elif getattr(module, "_compiled_call_impl", None) is not None:
+            fix = "compiled in place. Convert a model on which .compile() was not called yet"
+        elif isinstance(module, parallel):
+            fix = "wrapped for parallel training. Convert the module inside (.module)"
+        elif kind.startswith("FSDP") or kind == "FullyShardedDataParallel":
+            fix = "sharded. Convert the model before it is sharded"
         elif isinstance(module, torch.jit.ScriptModule):
-            fix = "is TorchScript. Convert the Python module, then script it"
+            fix = "TorchScript. Convert the Python module it was made from"
         else:
             continue
-        raise WrappedModelError(f"{where} {fix}: kanmeta.convert(model.module) and so on.")
+        raise WrappedModelError(f"{name or 'the model'} ({kind}) is {fix}, then wrap it again.")
 
 
 @dataclass(frozen=True)

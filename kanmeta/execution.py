@@ -6,6 +6,7 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -78,8 +79,7 @@ class Binding:
     def coefficients(self) -> Tensor:
         """Generate w = offset + scale * M(z), ``(*edge_shape, dim_w)``."""
         z = self.prompts
-        # A Parameter keeps its dtype under autocast, and so must what stands in for it.
-        with torch.autocast(device_type=z.device.type, enabled=False):
+        with _no_autocast(z.device.type):
             w = self.meta_learner(z, self.layer.coefficient_scale, self.layer.coefficient_offset)
         assert isinstance(w, Tensor)
         return w
@@ -101,6 +101,13 @@ def run(
         return forward(*args, **kwargs)
     finally:
         binding.active = None
+
+
+def _no_autocast(device_type: str) -> AbstractContextManager[object]:
+    # A Parameter keeps its dtype under autocast, and so must what stands in for it.
+    if not torch.amp.is_autocast_available(device_type):  # the meta device, say
+        return nullcontext()
+    return torch.autocast(device_type, enabled=False)
 
 
 def _thread() -> int:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from kanmeta import execution as executions
-from kanmeta.access import converted_layers, meta_learners
+from kanmeta.access import complete_layers, meta_learners
 from kanmeta.errors import (
     CheckpointError,
     CorruptCheckpointError,
@@ -46,7 +46,7 @@ class Header(NamedTuple):
 
 def describe(model: nn.Module) -> dict[str, Any]:
     """Return the JSON object that says how ``model`` was converted."""
-    layers = converted_layers(model)
+    layers = complete_layers(model)
     metas = meta_learners(model)
     index = {meta: number for number, meta in enumerate(metas.values())}
     return {

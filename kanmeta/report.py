@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from kanmeta.access import converted_layers
+from kanmeta.access import complete_layers
 from kanmeta.execution import Binding
 
 __all__ = ["LayerSummary", "Summary", "summary"]
@@ -94,7 +94,7 @@ def summary(model: nn.Module) -> Summary:
     Raises:
         NothingToConvertError: the model is not converted.
     """
-    layers = converted_layers(model)
+    layers = complete_layers(model)
     before = [_coefficients(binding) for binding in layers.values()]
     ours = {binding.prompts for binding in layers.values()}
     metas = {binding.meta_learner for binding in layers.values()}

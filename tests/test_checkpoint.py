@@ -351,6 +351,26 @@ def test_state_that_is_no_tensor_is_refused(tmp_path: Path) -> None:
         kanmeta.save(model, tmp_path / "m.safetensors")
 
 
+def test_no_pickle_is_written_or_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pickle
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("pickle was used")
+
+    for module, name in (
+        (pickle, "dump"),
+        (pickle, "dumps"),
+        (pickle, "load"),
+        (pickle, "loads"),
+        (pickle, "Unpickler"),
+        (torch, "load"),
+        (torch, "save"),
+    ):
+        monkeypatch.setattr(module, name, refuse)
+    _, path = saved(tmp_path)
+    kanmeta.load(case(EXAMPLE).model(torch.float32), path)
+
+
 def test_saving_does_not_change_the_model(tmp_path: Path) -> None:
     model, path = saved(tmp_path)
     state = copy.deepcopy(model.state_dict())

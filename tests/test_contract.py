@@ -272,7 +272,7 @@ def test_deepcopy_shares_inside_and_not_across(case: Case) -> None:
 
 
 @each_case
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_dtype_follows(case: Case, dtype: torch.dtype) -> None:
     model, x = case.model(), case.x(dtype=dtype)
     try:
@@ -363,6 +363,47 @@ def test_functional_transforms_leave_the_model_alone(case: Case) -> None:
     for name, p in model.named_parameters():
         if p.grad is not None:
             torch.testing.assert_close(grads[name], p.grad)
+
+
+@each_case
+def test_per_sample_gradients_by_vmap(case: Case) -> None:
+    model, x = case.model(), case.x(3)
+    try:
+        torch.func.vmap(lambda row: case.output(model(row[None])))(x)
+    except Exception as error:
+        pytest.skip(f"the library itself cannot run under vmap: {type(error).__name__}")
+    case.convert(model)
+    parameters = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+
+    def loss(p: dict[str, Tensor], row: Tensor) -> Tensor:
+        return case.output(functional_call(model, p, (row[None],))).square().sum()
+
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x)
+    for i in range(3):
+        one = torch.func.grad(loss)(parameters, x[i])
+        for name, value in one.items():
+            torch.testing.assert_close(each[name][i], value)
+
+
+@each_case
+def test_runs_on_the_meta_device_and_under_checkpointing(case: Case) -> None:
+    model, x = case.model(), case.x()
+    case.convert(model)
+    checkpointed = torch.utils.checkpoint.checkpoint(model, x, use_reentrant=False)
+    y = case.output(checkpointed)
+    y.square().sum().backward()
+    grads = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    run(case, model, x).square().sum().backward()
+    assert grads
+    for name, p in model.named_parameters():
+        if p.grad is not None:
+            assert torch.equal(grads[name], p.grad)
+    try:
+        case.model().to("meta")(x.to("meta"))
+    except Exception as error:
+        pytest.skip(f"the library itself cannot run on the meta device: {type(error).__name__}")
+    assert run(case, model.to("meta"), x.to("meta")).shape == y.shape
 
 
 @each_case

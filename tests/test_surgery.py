@@ -1,6 +1,7 @@
 """Where layers sit, how often they are used, what refuses to be converted, and atomicity."""
 
 import copy
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -137,7 +138,7 @@ WRAPPED: dict[str, Callable[[nn.Module], nn.Module]] = {
 @pytest.mark.parametrize("wrap", WRAPPED)
 def test_wrapped_models_are_refused_and_the_advice_helps(wrap: str) -> None:
     inside = kan(20, 30, 10)
-    with pytest.raises(errors.WrappedModelError, match="Convert the module"):
+    with pytest.raises(errors.WrappedModelError, match=r"Convert the module .* then wrap it again"):
         kanmeta.convert(WRAPPED[wrap](inside))
     kanmeta.convert(inside)
     WRAPPED[wrap](inside)
@@ -146,8 +147,13 @@ def test_wrapped_models_are_refused_and_the_advice_helps(wrap: str) -> None:
 def test_compiled_in_place_and_scripted_are_refused() -> None:
     model = kan(20, 30, 10)
     model.compile()
-    with pytest.raises(errors.WrappedModelError, match="compiled"):
+    with pytest.raises(errors.WrappedModelError, match=r"\.compile\(\) was not called"):
         kanmeta.convert(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated
+        scripted = torch.jit.trace(nn.Linear(2, 2), torch.rand(1, 2))
+    with pytest.raises(errors.WrappedModelError, match="TorchScript"):
+        kanmeta.convert(nn.Sequential(scripted, kan(20, 30)))
 
 
 def test_ddp_is_refused_and_ddp_around_a_converted_model_trains(tmp_path) -> None:
@@ -272,6 +278,16 @@ def test_materializing_the_owner_hands_the_meta_learner_on() -> None:
     assert torch.equal(model(x), y)
     with pytest.raises(errors.NothingToConvertError, match=r"kanmeta\.convert"):
         kanmeta.materialize(model)
+
+
+def test_a_layer_can_be_read_and_materialized_without_the_owner() -> None:
+    model, x = nn.Sequential(linear(20, 30), linear(30, 20)), torch.rand(2, 20)
+    kanmeta.convert(model)
+    y = model(x)
+    assert kanmeta.coefficients(model[1])[""].shape == (20, 30, 9)
+    kanmeta.materialize(model[1])
+    torch.testing.assert_close(model(x), y)
+    assert set(kanmeta.meta_learners(model)) == {"0"}
 
 
 def test_a_lost_meta_learner_is_noticed() -> None:
