@@ -18,6 +18,12 @@ __all__ = ["INITS", "LayerInit", "draw"]
 
 INITS = ("match", "paper")
 
+PROMPT_SPREAD = 0.1
+"""Standard deviation of prompts under ``"match"``. With 1.0, steps of 1e-2 were too small."""
+
+STEP = 4.0
+"""Relative size of the steps of meta-learners under ``"match"``: 16 collapses at rate 1e-2."""
+
 _BLOCK = 1 << 16  # edges generated at once while measuring: bounds the memory to BLOCK x hidden
 
 
@@ -82,16 +88,18 @@ def _match(
 ) -> list[LayerInit]:
     """Match mean and spread per layer and slot.
 
-    Prompts are standard normal. How much a slot's coefficients should vary relative to
-    1/sqrt(fan_in), the natural unit of a layer, goes into the rows of W2 (geometric mean over the
-    layers); the rest, about 1/sqrt(fan_in hidden), into the constant ``scale``. So one optimiser
-    step of size eta on M or z moves a layer's output by O(sqrt(fan_in) eta), however many edges
-    share M: without this a step moves all edges in common and the network collapses.
+    Prompts are normal with a spread that suits learning rates of 1e-3 to 1e-2; W1 undoes the
+    spread. How much a slot's coefficients should vary relative to 1/sqrt(fan_in), the natural unit
+    of a layer, goes into the rows of W2 (geometric mean over the layers), and the rest, about
+    STEP/(hidden sqrt(fan_in)), into the constant ``scale``. So an optimiser's step of size eta on
+    M moves a layer's output by O(sqrt(fan_in) eta), however wide M is and however many edges share
+    it. Without that a step moves all edges in common and the network collapses.
     """
     for parameter in (meta.weight1, meta.weight2, meta.bias1):
         if parameter is not None:
             parameter.copy_(_normal(parameter, parameter.shape, generator))
-    meta.weight1.div_(math.sqrt(meta.dim_z))
+    meta.weight1.div_(PROMPT_SPREAD * math.sqrt(meta.dim_z))
+    meta.weight2.mul_(math.sqrt(meta.hidden) / STEP)
     targets = [_moments(w.reshape(-1, w.shape[-1]), widths) for w in coefficients]
     units = [1 / math.sqrt(n) for n in fan_ins]
     for slot, rows in enumerate(torch.split(meta.weight2, list(widths))):
@@ -101,7 +109,7 @@ def _match(
         rows.mul_(_geometric_mean(ratios))
     result = []
     for w, (mean, spread), unit in zip(coefficients, targets, units, strict=True):
-        prompts = _normal(meta.weight1, (*w.shape[:-1], meta.dim_z), generator)
+        prompts = _normal(meta.weight1, (*w.shape[:-1], meta.dim_z), generator) * PROMPT_SPREAD
         z = prompts.reshape(-1, meta.dim_z)
         raw_mean, raw_spread = _moments(
             torch.cat([meta(b) for b in torch.split(z, _BLOCK)]), widths
@@ -110,7 +118,7 @@ def _match(
         scale = torch.where(
             (spread > 0) & (raw_spread > 0),
             spread / raw_spread,
-            torch.full_like(spread, unit / math.sqrt(meta.hidden)),
+            torch.full_like(spread, unit * STEP / meta.hidden),
         )
         offset = mean - scale * raw_mean
         repeats = torch.tensor(widths)

@@ -36,7 +36,7 @@ SECOND_PROCESS = """
 import sys, torch, kanmeta
 from pathlib import Path
 from tests.cases import CASES
-for c in CASES:
+for c in (c for c in CASES if c.available):
     folder = Path(sys.argv[1]) / c.name
     model = c.model(torch.float32, seed=99)
     kanmeta.load(model, folder / "model.safetensors", adapters=c.adapters)
@@ -49,7 +49,7 @@ for c in CASES:
 def second_process(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, nn.Module]]:
     """Every case saved here and loaded by one other process, which stored the outputs."""
     folder, models = tmp_path_factory.mktemp("saved"), {}
-    for c in CASES:
+    for c in (c for c in CASES if c.available):
         (folder / c.name).mkdir()
         models[c.name], _ = saved(folder / c.name, c, clusters="layer", dim_z=2)
     command = [sys.executable, "-c", SECOND_PROCESS, str(folder)]
@@ -62,6 +62,8 @@ def test_round_trip_in_a_second_process_is_bit_identical(
     c: Case, second_process: tuple[Path, dict[str, nn.Module]]
 ) -> None:
     folder, models = second_process
+    if not c.available:
+        c.model()  # skips
     with torch.no_grad():
         expected = c.output(models[c.name](c.x(dtype=torch.float32)))
     assert torch.equal(torch.load(folder / c.name / "y.pt"), expected)
