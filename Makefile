@@ -5,7 +5,8 @@ VENV ?= .venv
 
 python := $(VENV)/bin/python
 pip := $(python) -m pip --disable-pip-version-check
-install := $(pip) install --quiet --constraint constraints.txt --editable
+# -qq: errors only
+install := $(pip) install -qq --constraint constraints.txt --editable
 
 .PHONY: test demo lint clean
 

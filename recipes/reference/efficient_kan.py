@@ -3,12 +3,13 @@
 phi_oi(x) = base_weight[o,i] silu(x) + spline_scaler[o,i] sum_k spline_weight[o,i,k] B_k(x)
 y_o       = bias[o] + sum_i phi_oi(x_i)
 
-B_k are the B-splines of degree ``spline_order`` (KAN, arXiv 2404.19756, Eq. 2.10 and 2.11) on a
-grid of its own for each input. Differences from the library: ``bias`` (the paper's Table 5 counts
-one number per output node and no ``spline_scaler``), ``update_grid`` keeps the scaled function
-where a ``spline_scaler`` exists, and repeated knots and all-zero edges give no NaN.
+B_k are the B-splines of degree ``spline_order`` on a grid of its own for each input (KAN, arXiv
+2404.19756, Sec. 2.4). Differences from the library: ``bias`` (MetaKAN's Table 5 counts one number
+per output node and no ``spline_scaler``); ``update_grid`` keeps the function where there is a
+``spline_scaler`` too; repeated knots give no NaN.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -16,76 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["KAN", "KANLinear", "adapted_grid", "b_spline_basis", "fit_coefficients"]
+from recipes.reference.b_spline import adapted_grid, b_spline_basis, fit_coefficients
 
-
-def b_spline_basis(x: Tensor, grid: Tensor, order: int) -> Tensor:
-    """All B-splines of degree ``order`` at ``x`` by the Cox-de Boor recursion.
-
-    With Q_j = B_{j,d-1} / (t_{j+d} - t_j): B_{j,d} = (x - t_j) Q_j - (x - t_{j+d+1}) Q_{j+1}.
-    B_{j,0} is 1 where t_j <= x < t_{j+1}.
-
-    Args:
-        x: ``(N, in)``.
-        grid: knots t of each input in ascending order, ``(in, T)``; any spacing. Where knots
-            coincide, terms with an empty support count as 0.
-        order: degree of the polynomial pieces.
-
-    Returns:
-        ``(N, T - 1 - order, in)``: inputs run fastest, so each step of the recursion works on long
-        contiguous rows.
-    """
-    # A transposed grid as an operand would keep every operation from being vectorised.
-    knots = grid.T.contiguous()
-    offset = x.unsqueeze(1) - knots
-    reached = (offset >= 0).to(x.dtype)
-    basis = reached[:, :-1] - reached[:, 1:]
-    for degree in range(1, order + 1):
-        span = knots[degree:] - knots[:-degree]
-        scaled = basis * torch.where(span > 0, 1 / span, 0)
-        rising = offset[:, : -degree - 1] * scaled[:, :-1]
-        basis = torch.addcmul(rising, offset[:, degree + 1 :], scaled[:, 1:], value=-1)
-    return basis
-
-
-def fit_coefficients(x: Tensor, y: Tensor, grid: Tensor, order: int) -> Tensor:
-    """Least-squares spline through sampled curves; of several, the one with the smallest norm.
-
-    Args:
-        x: ``(N, in)``.
-        y: values of the curve from each input to each output, ``(N, in, out)``.
-        grid: knots, ``(in, T)``.
-        order: degree.
-
-    Returns:
-        Coefficients, ``(out, in, T - 1 - order)``, contiguous.
-    """
-    basis = b_spline_basis(x, grid, order).permute(2, 0, 1)
-    # pinv and not lstsq: on a GPU the latter needs full rank, which samples rarely give.
-    return torch.einsum("ikn,nio->oik", torch.linalg.pinv(basis), y).contiguous()
-
-
-def adapted_grid(x: Tensor, size: int, order: int, eps: float, margin: float) -> Tensor:
-    """Knots that follow the samples: quantiles, mixed with an even grid over their range.
-
-    Args:
-        x: samples, ``(N, in)``.
-        size: number of intervals between the outermost samples.
-        order: number of evenly spaced knots added at each end.
-        eps: share of the even grid; it keeps knots apart where many samples are equal.
-        margin: by how much the even grid goes beyond the samples.
-
-    Returns:
-        ``(in, size + 2 * order + 1)``.
-    """
-    x = x.sort(dim=0).values
-    # The quantiles are samples, at truncated positions.
-    position = torch.linspace(0, len(x) - 1, size + 1, dtype=torch.int64, device=x.device)
-    step = (x[-1] - x[0] + 2 * margin) / size
-    count = torch.arange(size + 1, device=x.device, dtype=x.dtype).unsqueeze(1)
-    inner = eps * (count * step + x[0] - margin) + (1 - eps) * x[position]
-    beyond = torch.arange(1, order + 1, device=x.device, dtype=x.dtype).unsqueeze(1) * step
-    return torch.cat([inner[:1] - beyond.flip(0), inner, inner[-1:] + beyond]).T.contiguous()
+__all__ = ["KAN", "KANLinear"]
 
 
 class KANLinear(nn.Module):
@@ -186,7 +120,8 @@ class KANLinear(nn.Module):
         basis = b_spline_basis(rows, self.grid, self.spline_order)
         weight = self.scaled_spline_weight.transpose(1, 2).flatten(1)
         base = F.linear(self.base_activation(rows), self.base_weight, self.bias)
-        return (base + F.linear(basis.flatten(1), weight)).unflatten(0, x.shape[:-1])
+        y = base + F.linear(basis.flatten(1), weight)
+        return y.reshape(*x.shape[:-1], self.out_features)
 
     @torch.no_grad()
     def update_grid(self, x: Tensor, margin: float = 0.01) -> None:
@@ -206,7 +141,7 @@ class KANLinear(nn.Module):
         """Mean absolute coefficient of each edge: their sum, and the entropy of their shares."""
         size = self.spline_weight.abs().mean(-1)
         total = size.sum()
-        entropy = torch.special.entr(size / total).sum()
+        entropy: Tensor = torch.special.entr(size / total).sum()
         return regularize_activation * total + regularize_entropy * entropy
 
 
@@ -251,7 +186,7 @@ class KAN(nn.Module):
                 grid_range=grid_range,
                 bias=bias,
             )
-            for width, following in zip(layers_hidden, layers_hidden[1:], strict=False)
+            for width, following in itertools.pairwise(layers_hidden)
         )
 
     def forward(self, x: Tensor, update_grid: bool = False) -> Tensor:

@@ -8,6 +8,7 @@ Difference from the library: ``base_bias=False`` leaves out the bias of ``base_l
 counts of the paper's MetaFastKAN do.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -111,7 +112,7 @@ class FastKANLayer(nn.Module):
             self.base_linear = nn.Linear(input_dim, output_dim, bias=base_bias)
 
     def forward(self, x: Tensor, use_layernorm: bool = True) -> Tensor:
-        """``(*, in)`` to ``(*, out)``; ``use_layernorm=False`` leaves out the norm for this call."""
+        """``(*, in)`` to ``(*, out)``; ``use_layernorm=False`` skips the norm for this call."""
         normed = x if self.layernorm is None or not use_layernorm else self.layernorm(x)
         y: Tensor = self.spline_linear(self.rbf(normed).flatten(-2))
         return y + self.base_linear(self.base_activation(x)) if self.use_base_update else y
@@ -151,7 +152,7 @@ class FastKAN(nn.Module):
                 spline_weight_init_scale=spline_weight_init_scale,
                 base_bias=base_bias,
             )
-            for width, following in zip(layers_hidden, layers_hidden[1:], strict=False)
+            for width, following in itertools.pairwise(layers_hidden)
         )
 
     def forward(self, x: Tensor) -> Tensor:
