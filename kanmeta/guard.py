@@ -14,8 +14,7 @@ from kanmeta.errors import CoefficientWriteError
 
 __all__ = ["GeneratedTensor", "refusal"]
 
-_SETTERS = {"__set__", "__setitem__", "__delete__", "set_", "register_hook"}
-_METADATA = {"retain_grad", "backward"}
+_SETTERS = {"__set__", "__setitem__", "__delete__"}
 
 
 def refusal(what: str, name: str) -> str:
@@ -61,6 +60,8 @@ class GeneratedTensor(Tensor):
             if written is not None:
                 what = f"'{getattr(func, '__name__', func)}'"
                 raise CoefficientWriteError(refusal(what, written.__dict__["_name"]))
+            if func in (Tensor.__deepcopy__, Tensor.__reduce_ex__):  # copies are plain tensors
+                return func(args[0].as_subclass(Tensor), *args[1:], **kwargs)
             result = func(*args, **kwargs)
             guarded = [a for a in (*args, *kwargs.values()) if isinstance(a, GeneratedTensor)]
             return _guard_views(result, guarded)
