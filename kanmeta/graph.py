@@ -56,8 +56,6 @@ def _trace(model: nn.Module, layers: Mapping[str, nn.Module]) -> list[str]:
     canonical = {id(copies[id(layer)]): name for name, layer in layers.items()}
 
     class Tracer(fx.Tracer):
-        proxy_buffer_attributes = True  # else forward could update a real buffer in place
-
         def is_leaf_module(self, module: nn.Module, module_qualified_name: str) -> bool:
             return id(module) in leaves or super().is_leaf_module(module, module_qualified_name)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import kanmeta
 from kanmeta import errors
-from recipes.reference.efficient_kan import KAN
+from recipes.reference.efficient_kan import KAN, KANLinear
 from tests.cases import CASES, Case, case
 
 ROOT = Path(__file__).parents[1]
@@ -104,6 +104,28 @@ def test_shared_and_separate_meta_learners_survive(tmp_path: Path) -> None:
     for first, second in (("layers.0", "layers.2"), ("layers.1", "layers.3")):
         a, b = fresh.get_submodule(first), fresh.get_submodule(second)
         assert a._kanmeta.meta_learner is b._kanmeta.meta_learner
+
+
+class Reversed(nn.Module):
+    """Registers first the layer it uses last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last, self.first = KANLinear(20, 10), KANLinear(30, 20)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x))
+
+
+def test_the_owner_of_a_meta_learner_stays_its_owner(tmp_path: Path) -> None:
+    model, path = kanmeta.convert(Reversed()), tmp_path / "m.safetensors"
+    assert list(kanmeta.meta_learners(model)) == ["first"]
+    kanmeta.save(model, path)
+    fresh = kanmeta.load(Reversed(), path)
+    assert list(kanmeta.meta_learners(fresh)) == ["first"]
+    assert list(fresh.state_dict()) == list(model.state_dict())
+    x = torch.rand(3, 30)
+    assert torch.equal(fresh(x), model(x))
 
 
 def test_narrow_storage_and_loading_into_another_dtype(tmp_path: Path) -> None:

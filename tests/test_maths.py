@@ -158,6 +158,22 @@ def test_meta_learner_is_the_two_layer_formula(
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("hidden", [1, 2, 7])
+def test_without_biases_two_hidden_units_do_what_all_do(hidden: int) -> None:
+    """The shortcut for one number, relu and no bias, at zero and on both sides of it."""
+    meta = random_meta(1, hidden, 3, "relu", False)
+    z = torch.tensor([-1.5, -0.1, 0.0, 0.2, 2.0], dtype=torch.float64)[:, None].requires_grad_()
+    expected, actual = torch.relu(z @ meta.weight1.T) @ meta.weight2.T, meta(z)
+    torch.testing.assert_close(actual, expected)
+    inputs, probe = [z, meta.weight1, meta.weight2], torch.rand_like(expected)
+    for a, b in zip(
+        torch.autograd.grad(actual, inputs, probe),
+        torch.autograd.grad(expected, inputs, probe),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
 @given(
     st.lists(st.tuples(SIZES, SIZES), min_size=1, max_size=3),
     st.integers(1, 3),

@@ -1,6 +1,7 @@
 """Where layers sit, how often they are used, what refuses to be converted, and atomicity."""
 
 import copy
+import threading
 import warnings
 from collections.abc import Callable
 
@@ -328,25 +329,34 @@ def test_grid_update_raises_before_it_changes_anything() -> None:
 
 
 def test_two_threads_do_not_share_generated_tensors() -> None:
-    import threading
+    """One trains, one evaluates the same layer: both are inside forward at the same time."""
+    layer, x = linear(20, 30), torch.rand(8, 20)
+    kanmeta.convert(layer)
+    parameters = list(layer.parameters())
+    expected = torch.autograd.grad(layer(x).square().sum(), parameters)
+    inside, both = threading.Event(), threading.Barrier(2, timeout=30)
 
-    model, x = kan(20, 30, 10), torch.rand(8, 20)
-    kanmeta.convert(model)
-    failures: list[BaseException] = []
+    class Meet(nn.Module):  # called after the spline weights are read, before the base weights are
+        def forward(self, x: Tensor) -> Tensor:
+            inside.set()
+            both.wait()
+            return nn.functional.silu(x)
 
-    def work() -> None:
-        try:
-            for _ in range(20):
-                torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
-        except BaseException as error:
-            failures.append(error)
+    layer.base_activation = Meet()
+    results: dict[str, object] = {}
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures
+    def evaluate() -> None:
+        inside.wait(timeout=30)  # the training thread has generated its tensors already
+        with torch.no_grad():
+            results["evaluated"] = layer(x)
+
+    thread = threading.Thread(target=evaluate)
+    thread.start()
+    grads = torch.autograd.grad(layer(x).square().sum(), parameters)
+    thread.join()
+    assert isinstance(results["evaluated"], Tensor)
+    for ours, theirs in zip(grads, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_optimisers_move_prompts_and_meta_learners() -> None:
