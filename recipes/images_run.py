@@ -34,7 +34,8 @@ class Settings:
         convert: arguments of ``kanmeta.convert``, or None for the model as it is.
         lr: learning rate of everything that is neither a prompt nor a meta-learner.
         prompt_lr, meta_lr: of prompts and meta-learners; None where there are none.
-        weight_decay: AdamW's, for all parameters.
+        weight_decay: AdamW's, of all parameters but prompts.
+        prompt_weight_decay: of prompts; None where there are none.
         batch: rows a step.
     """
 
@@ -45,6 +46,7 @@ class Settings:
     prompt_lr: float | None
     meta_lr: float | None
     weight_decay: float
+    prompt_weight_decay: float | None
     batch: int
 
 
@@ -113,11 +115,15 @@ def optimizer(model: nn.Module, settings: Settings) -> torch.optim.AdamW:
         groups = [{"params": [p for p in model.parameters() if p.requires_grad]}]
     else:
         groups = kanmeta.param_groups(
-            model, lr=settings.lr, prompt_lr=settings.prompt_lr, meta_lr=settings.meta_lr
+            model,
+            lr=settings.lr,
+            prompt_lr=settings.prompt_lr,
+            meta_lr=settings.meta_lr,
+            weight_decay=settings.weight_decay,
+            prompt_weight_decay=settings.prompt_weight_decay,
         )
-    for group in groups:
-        group["weight_decay"] = settings.weight_decay
-    return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+    decay = settings.weight_decay
+    return torch.optim.AdamW(groups, lr=settings.lr, weight_decay=decay, fused=True)
 
 
 def execute(place: Place, run: Run, count: Callable[[int], object]) -> str:

@@ -12,6 +12,8 @@ from typing import TypeVar
 import torch
 from tqdm import tqdm
 
+from recipes.training import one_thread
+
 __all__ = ["run_all"]
 
 Job = TypeVar("Job")
@@ -35,13 +37,9 @@ def run_all(
     """
     with tqdm(total=total, unit="epoch", smoothing=0.05, dynamic_ncols=True) as bar:
         if processes == 1:
-            threads = torch.get_num_threads()
-            torch.set_num_threads(1)
-            try:
+            with one_thread():
                 for job in jobs:
                     bar.write(work(job, bar.update))
-            finally:
-                torch.set_num_threads(threads)
             return
         context = multiprocessing.get_context("spawn")  # fork would copy torch's thread pools
         counter = context.Value("q", 0)

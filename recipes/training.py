@@ -3,7 +3,8 @@
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from recipes.data import Images
 
-__all__ = ["Curve", "Pixels", "accuracy", "fit"]
+__all__ = ["Curve", "Pixels", "accuracy", "fit", "one_thread"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,17 @@ class Curve:
     train_loss: list[float | None] = field(default_factory=list)
     test_accuracy: list[float] = field(default_factory=list)
     seconds: float = 0.0
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: sums are rounded in one order on every machine, busy or not."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def accuracy(model: nn.Module, data: Pixels, batch: int = 1000) -> float:

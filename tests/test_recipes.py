@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import kanmeta
-from recipes import data, images_fc, images_run, records, report, training
+from recipes import data, demo, images_fc, images_run, records, report, training
 from recipes.data import DataError, load_images, read_idx
 
 
@@ -323,7 +323,14 @@ def test_seeds_differ_and_are_repeatable() -> None:
 def test_rates_reach_the_right_parameters() -> None:
     run = run_of("metafastkan")
     model = images_run.build(run)
-    settings = replace(run.settings, lr=1.0, prompt_lr=2.0, meta_lr=3.0, weight_decay=0.5)
+    settings = replace(
+        run.settings,
+        lr=1.0,
+        prompt_lr=2.0,
+        meta_lr=3.0,
+        weight_decay=0.5,
+        prompt_weight_decay=0.25,
+    )
     groups = images_run.optimizer(model, settings).param_groups
     rates = {id(p): group["lr"] for group in groups for p in group["params"]}
     assert {rates[id(z)] for z in kanmeta.prompts(model).values()} == {2.0}
@@ -332,7 +339,7 @@ def test_rates_reach_the_right_parameters() -> None:
     } == {3.0}
     assert rates[id(model.layers[0].layernorm.weight)] == 1.0
     assert len(rates) == sum(p.requires_grad for p in model.parameters())
-    assert {group["weight_decay"] for group in groups} == {0.5}
+    assert [group["weight_decay"] for group in groups] == [0.25, 0.5, 0.5][: len(groups)]
 
 
 def test_grids() -> None:
@@ -447,3 +454,42 @@ def test_result_files_are_strict_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON"):
         records.write_json(tmp_path / "a.json", {"loss": math.nan})
     assert not (tmp_path / "a.json").exists()
+
+
+# ------------------------------------------------------------------ demo
+
+
+def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_data(tmp_path / "data")
+    demo.main(["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")])
+    printed = capsys.readouterr().out
+    assert "its 40 outputs equal those of the model that was saved, bit for bit" in printed
+    assert "layers.1.prompts                         10 x 32 x 1" in printed
+    lines = {line[:22].strip(): line[22:].split() for line in printed.splitlines()[-4:]}
+    assert lines["trainable parameters"] == ["254,080", "25,769", "9.9x"]
+    sizes = [(tmp_path / "out" / f"{n}.safetensors").stat().st_size for n in ("kan", "metakan")]
+    assert lines["bytes on disk"][:2] == [f"{size:,}" for size in sizes]
+    assert len(lines["test accuracy, %"]) == 2
+
+
+def test_demo_fails_if_the_second_process_disagrees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_data(tmp_path)
+    wrong = torch.zeros(40, 10)
+    monkeypatch.setattr(demo, "outputs_of_second_process", lambda *arguments: wrong)
+    with pytest.raises(SystemExit, match="FAILED"):
+        demo.main(["--data", str(tmp_path)])
+
+
+def test_demo_takes_digits_where_there_is_no_fashion_mnist(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(data.DEBIAN, "fashion-mnist", tmp_path)
+    images = demo.find_images("efficient-kan", tmp_path)
+    assert images.name == "digits"
+    assert "--data" in capsys.readouterr().err
+    assert images.train_images.shape == (1437, 8, 8)
+    assert images.test_images.shape == (360, 8, 8)
+    assert images.train_images.max() == 240
+    assert images.test_labels.bincount().min() > 20
