@@ -6,8 +6,10 @@ A new adapter is one more row here.
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -47,6 +49,9 @@ class Case:
         kwargs = {"hidden": 3, "edge": self.edge, "adapters": self.adapters} | kwargs
         kwargs.setdefault("generator", torch.Generator().manual_seed(1))
         return kanmeta.convert(model, **kwargs)
+
+    def run(self, model: nn.Module, x: Tensor) -> Tensor:
+        return self.output(model(x))
 
     def x(self, n: int = 6, dtype: torch.dtype = torch.float64, seed: int = 2) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
@@ -187,5 +192,38 @@ CASES = [
 ]
 
 
+EXAMPLE = "fast-kan-base-norm"
+"""The row that tests of one model use."""
+
+
 def case(name: str) -> Case:
     return next(c for c in CASES if c.name == name)
+
+
+def kan(*sizes: int) -> nn.Module:
+    return efficient_kan.KAN(list(sizes), enable_standalone_scale_spline=False)
+
+
+def linear(i: int, o: int) -> efficient_kan.KANLinear:
+    return efficient_kan.KANLinear(i, o, enable_standalone_scale_spline=False)
+
+
+def same_state(model: nn.Module, state: dict[str, Tensor]) -> bool:
+    """Whether names, order and values of a model's state_dict are those of ``state``."""
+    now = model.state_dict()
+    return list(now) == list(state) and all(torch.equal(now[k], v) for k, v in state.items())
+
+
+def saved(tmp_path: Path, c: Case | None = None, **kwargs: object) -> tuple[nn.Module, Path]:
+    c = c or case(EXAMPLE)
+    model = c.convert(c.model(torch.float32), **kwargs)
+    with torch.no_grad():  # not what a seed would give
+        for p in model.parameters():
+            if p.is_floating_point():
+                p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(8)) * 0.01)
+    path = tmp_path / "model.safetensors"
+    kanmeta.save(model, path)
+    return model, path
+
+
+each_case = pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
