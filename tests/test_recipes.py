@@ -180,6 +180,52 @@ def test_accuracy_is_the_share_of_right_answers(pixels: training.Pixels) -> None
     assert training.accuracy(Knows(), pixels, batch=7) == pytest.approx(share)
 
 
+class Recorder(nn.Linear):
+    """A linear classifier that remembers the rows it was trained on."""
+
+    def __init__(self) -> None:
+        super().__init__(784, 10)
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.seen.append(x)
+        return super().forward(x)
+
+
+def test_every_epoch_sees_every_image_once_in_its_own_order(pixels: training.Pixels) -> None:
+    epochs = {}
+    for seed in (0, 1):
+        model = Recorder()
+        training.fit(
+            model, pixels, torch.optim.SGD(model.parameters()), epochs=2, batch=40, seed=seed
+        )
+        assert [len(x) for x in model.seen] == [40, 40, 16] * 2
+        rows = torch.cat(model.seen)
+        epochs |= {(seed, 0): rows[:96], (seed, 1): rows[96:]}
+    expected = pixels.inputs(slice(0, 96))
+    orders = set()
+    for rows in epochs.values():
+        position = torch.cdist(rows.double(), expected.double()).argmin(1)
+        assert torch.equal(position.sort().values, torch.arange(96))
+        orders.add(tuple(position.tolist()))
+    assert len(orders) == 4
+
+
+def test_rates_follow_one_cosine_over_all_steps(pixels: training.Pixels) -> None:
+    model = Recorder()
+    optimizer = torch.optim.SGD(
+        [{"params": [model.weight]}, {"params": [model.bias], "lr": 0.2}], 1.0
+    )
+    rates = []
+    optimizer.register_step_post_hook(
+        lambda self, args, kwargs: rates.append([group["lr"] for group in self.param_groups])
+    )
+    training.fit(model, pixels, optimizer, epochs=2, batch=40, seed=0)
+    cosine = [0.5 * (1 + math.cos(math.pi * step / 6)) for step in range(6)]
+    assert rates == [pytest.approx([c, 0.2 * c]) for c in cosine]
+
+
 # ------------------------------------------------------------------ the runs of images_fc
 
 
@@ -397,6 +443,7 @@ def test_headline_table() -> None:
     for part in ("converted", "| 95.50 |", "| 1 |", "27,968", "96.69"):
         assert part in second
     assert "not committed" not in table
+    assert "by test accuracy with seed 0" in table
     dirty = report.headline_table([*results, result("metakan", 1, 95.0, dirty=True)])
     assert "1 of 5 runs are from code that was not committed" in dirty
 
