@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import nn
 
 import kanmeta
@@ -34,7 +35,8 @@ class Settings:
         convert: arguments of ``kanmeta.convert``, or None for the model as it is.
         lr: learning rate of everything that is neither a prompt nor a meta-learner.
         prompt_lr, meta_lr: of prompts and meta-learners; None where there are none.
-        weight_decay: AdamW's, of all parameters but prompts.
+        weight_decay: AdamW's, of all parameters but prompts; in models that are not converted,
+            not of biases and norms either.
         prompt_weight_decay: of prompts; None where there are none.
         batch: rows a step.
     """
@@ -112,7 +114,8 @@ def optimizer(model: nn.Module, settings: Settings) -> torch.optim.AdamW:
     """AdamW with the rates of ``settings``."""
     groups: list[dict[str, Any]]
     if settings.convert is None:
-        groups = [{"params": [p for p in model.parameters() if p.requires_grad]}]
+        # No decay of norms and biases: with the 1.0 that suits the FastKAN it costs 2.5 % accuracy.
+        groups = list(param_groups_weight_decay(model, settings.weight_decay))
     else:
         groups = kanmeta.param_groups(
             model,
