@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from kanmeta import header as headers
 from kanmeta import registry
-from kanmeta.adapter import Adapter, LayerSpec, tensor_at
+from kanmeta.adapter import Adapter
 from kanmeta.discovery import refuse_wrapped
 from kanmeta.errors import (
     AlreadyConvertedError,
@@ -30,6 +30,7 @@ from kanmeta.errors import (
 )
 from kanmeta.initialise import LayerInit
 from kanmeta.meta import MetaLearner
+from kanmeta.spec import LayerSpec, tensor_at
 from kanmeta.surgery import bindings, install
 
 __all__ = ["load", "save"]

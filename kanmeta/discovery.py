@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from kanmeta import registry
-from kanmeta.adapter import Adapter, LayerSpec, tensor_at
+from kanmeta.adapter import Adapter
+from kanmeta.converted import ConvertedLayer
 from kanmeta.errors import (
     AlreadyConvertedError,
     NothingToConvertError,
     PlanError,
     WrappedModelError,
 )
-from kanmeta.surgery import ConvertedLayer
+from kanmeta.spec import LayerSpec, tensor_at
 
 __all__ = ["Filter", "Found", "find_layers", "refuse_conflicts", "refuse_wrapped"]
 

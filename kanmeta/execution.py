@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kanmeta.adapter import LayerSpec
 from kanmeta.errors import PlanError
 from kanmeta.guard import GeneratedTensor
 from kanmeta.meta import MetaLearner
+from kanmeta.spec import LayerSpec
 
 __all__ = ["EXECUTIONS", "Binding", "resolve", "run"]
 
@@ -68,6 +68,11 @@ class Binding:
         # Tensors of the forward pass in progress, and the thread it runs in: another thread must
         # not pick them up, they belong to this thread's autograd graph.
         self.active: tuple[int, dict[str, Tensor]] | None = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Come back from pickle or deepcopy."""
+        self.__dict__.update(state)
+        self.meta_learner.bindings.append(self)
 
     @property
     def prompts(self) -> Tensor:

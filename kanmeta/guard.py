@@ -58,7 +58,10 @@ class GeneratedTensor(Tensor):
         with torch._C.DisableTorchFunctionSubclass():
             written = _written(func, args, kwargs)
             if written is not None:
-                what = f"'{getattr(func, '__name__', func)}'"
+                name = getattr(func, "__name__", str(func))
+                if name == "__set__":  # of Tensor.data, say
+                    name = f".{getattr(func, '__self__', func).__name__} ="
+                what = f"'{name}'"
                 raise CoefficientWriteError(refusal(what, written.__dict__["_name"]))
             if func in (Tensor.__deepcopy__, Tensor.__reduce_ex__):  # copies are plain tensors
                 return func(args[0].as_subclass(Tensor), *args[1:], **kwargs)
@@ -80,7 +83,7 @@ def _written(
         or (name.startswith("__i") and name not in ("__index__", "__int__", "__invert__"))
     )
     targets: list[Any] = [kwargs.get("out")]
-    if in_place:
+    if in_place or kwargs.get("inplace"):
         targets += [args[0]] if args else list(kwargs.values())
     for target in targets:
         for tensor in target if isinstance(target, list | tuple) else [target]:

@@ -61,7 +61,7 @@ def draw(
 
 
 def _normal(like: Tensor, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
-    return torch.randn(*shape, generator=generator, dtype=like.dtype)
+    return torch.randn(*shape, generator=generator, dtype=like.dtype, device="cpu")
 
 
 def _paper(
@@ -94,12 +94,16 @@ def _match(
     STEP/(hidden sqrt(fan_in)), into the constant ``scale``. So an optimiser's step of size eta on
     M moves a layer's output by O(sqrt(fan_in) eta), however wide M is and however many edges share
     it. Without that a step moves all edges in common and the network collapses.
+
+    M starts odd, M(-z) = -M(z): an edge and its opposite are equally easy to reach. Drawn freely,
+    prompts of one sign can by chance have almost no effect (one seed in three lost a point).
     """
     for parameter in (meta.weight1, meta.weight2, meta.bias1):
         if parameter is not None:
             parameter.copy_(_normal(parameter, parameter.shape, generator))
     meta.weight1.div_(PROMPT_SPREAD * math.sqrt(meta.dim_z))
     meta.weight2.mul_(math.sqrt(meta.hidden) / STEP)
+    _make_odd(meta)
     targets = [_moments(w.reshape(-1, w.shape[-1]), widths) for w in coefficients]
     units = [1 / math.sqrt(n) for n in fan_ins]
     for slot, rows in enumerate(torch.split(meta.weight2, list(widths))):
@@ -126,6 +130,17 @@ def _match(
             LayerInit(prompts, scale.repeat_interleave(repeats), offset.repeat_interleave(repeats))
         )
     return result
+
+
+def _make_odd(meta: MetaLearner) -> None:
+    """Pair the hidden units: W1 and W2 with opposite sign, b1 equal, a unit without partner 0."""
+    half = meta.hidden // 2
+    meta.weight1[half : 2 * half] = -meta.weight1[:half]
+    meta.weight2[:, half : 2 * half] = -meta.weight2[:, :half]
+    if meta.bias1 is not None:
+        meta.bias1[half : 2 * half] = meta.bias1[:half]
+    if meta.hidden > 1:
+        meta.weight2[:, 2 * half :] = 0
 
 
 def _moments(w: Tensor, widths: Sequence[int]) -> tuple[Tensor, Tensor]:

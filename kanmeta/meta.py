@@ -6,6 +6,7 @@ w = offset + scale * M(z), with two constants per layer and coefficient that are
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -62,6 +63,10 @@ class MetaLearner(nn.Module):
         self.register_parameter("bias1", nn.Parameter(torch.zeros(hidden)) if bias else None)
         self.register_parameter("bias2", nn.Parameter(torch.zeros(dim_w)) if bias else None)
         self.bindings: list[object] = []  # of the layers that use it; filled by surgery
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the bindings: each adds itself again, and a layer alone copies alone."""
+        return {**self.__dict__, "bindings": []}
 
     @property
     def dim_z(self) -> int:

@@ -8,12 +8,13 @@ from torch import nn
 from kanmeta import clusters as clustering
 from kanmeta import execution as executions
 from kanmeta import graph, registry
-from kanmeta.adapter import Adapter, LayerSpec, tensor_at
+from kanmeta.adapter import Adapter
 from kanmeta.clusters import Clusters
 from kanmeta.discovery import Filter, find_layers, refuse_conflicts, refuse_wrapped
 from kanmeta.errors import PlanError
 from kanmeta.initialise import INITS
 from kanmeta.meta import ACTIVATIONS
+from kanmeta.spec import LayerSpec, tensor_at
 
 __all__ = ["ClusterPlan", "LayerPlan", "Plan", "Settings", "make_plan"]
 

@@ -13,8 +13,9 @@ from functools import cache
 
 from torch import nn
 
-from kanmeta.adapter import Adapter, LayerSpec
+from kanmeta.adapter import Adapter
 from kanmeta.errors import AdapterError, LayoutError
+from kanmeta.spec import LayerSpec
 
 __all__ = ["all_adapters", "recognise", "register_adapter"]
 

@@ -1,149 +1,23 @@
 """Installing prompts and meta-learners into third-party layers, and taking them out again.
 
-A layer keeps its object and its place; its class becomes a subclass of its own class with the same
-name, in which the coefficient tensors are properties. Nothing but the recognised layers is touched.
+A layer keeps its object and its place; its class becomes one of :mod:`kanmeta.converted`. Nothing
+but the recognised layers is touched.
 """
 
-import copyreg
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kanmeta import execution
-from kanmeta.adapter import LayerSpec
-from kanmeta.errors import CoefficientWriteError
+from kanmeta.converted import ConvertedLayer, converted_class
 from kanmeta.execution import Binding
-from kanmeta.guard import refusal
 from kanmeta.initialise import LayerInit
 from kanmeta.meta import MetaLearner
+from kanmeta.spec import LayerSpec
 
 __all__ = ["bindings", "install", "uninstall"]
-
-
-class GeneratesCoefficients:
-    """Mixin of every module, a layer or a child of one, that has generated tensors.
-
-    ``_generated`` maps attribute name -> path below the layer.
-    """
-
-    _generated: Mapping[str, str]
-    _original: type[nn.Module]
-    _writers: tuple[tuple[str, str], ...] | None
-    _kanmeta: Binding
-
-    def __setattr__(self, name: str, value: object) -> None:
-        """Refuse to replace a generated tensor; everything else is as before."""
-        if name in type(self)._generated:
-            raise CoefficientWriteError(refusal("assignment", self._label(name)))
-        super().__setattr__(name, value)
-
-    def __delattr__(self, name: str) -> None:
-        """Refuse to delete a generated tensor."""
-        if name in type(self)._generated:
-            raise CoefficientWriteError(refusal("deletion", self._label(name)))
-        super().__delattr__(name)
-
-    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
-        """Refuse to register over a generated tensor (as ``torch.nn.utils.prune`` would)."""
-        if name in type(self)._generated:
-            raise CoefficientWriteError(refusal("registration", self._label(name)))
-        super().register_parameter(name, param)  # type: ignore[misc]
-
-    def _label(self, name: str) -> str:
-        prefix = f"{self._kanmeta.name}." if self._kanmeta.name else ""
-        return prefix + type(self)._generated[name]
-
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        """Report keys of an unconverted model's checkpoint instead of ignoring them."""
-        error_messages: list[str] = args[-1] if args else kwargs["error_msgs"]
-        for name in type(self)._generated:
-            if prefix + name in state_dict:
-                error_messages.append(refusal("the stored tensor", prefix + name))
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[misc]
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """Pickle and deepcopy by naming the library's class, which can be imported."""
-        standard: Any = super().__reduce_ex__(max(int(protocol), 2))
-        cls = type(self)
-        arguments = (cls._original, tuple(cls._generated.items()), cls._writers)
-        return (_rebuild, arguments, *standard[2:])
-
-
-class ConvertedLayer(GeneratesCoefficients):
-    """Mixin of a converted layer: its forward runs through :mod:`kanmeta.execution`."""
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the library's forward with generated coefficients."""
-        return execution.run(self._kanmeta, super().forward, args, kwargs)  # type: ignore[misc]
-
-    def extra_repr(self) -> str:
-        """Add what was done to the layer to what the library prints."""
-        theirs: str = super().extra_repr()  # type: ignore[misc]
-        z = self._kanmeta.prompts
-        ours = f"converted: prompts {tuple(z.shape)} in place of dim_w={self._kanmeta.spec.dim_w}"
-        return f"{theirs}, {ours}" if theirs else ours
-
-
-def _refuser(method: str, advice: str) -> Callable[..., None]:
-    def refuse(self: GeneratesCoefficients, *args: object, **kwargs: object) -> None:
-        name = f"{self._kanmeta.name} ({type(self).__name__})"
-        raise CoefficientWriteError(f"{refusal(f'what {method} writes', name)} {advice}".strip())
-
-    return refuse
-
-
-def _property(path: str) -> property:
-    def read(self: GeneratesCoefficients) -> Tensor:
-        return self._kanmeta.read(path)
-
-    return property(read, doc="Generated from prompts; cannot be written to.")
-
-
-@cache
-def _converted_class(
-    original: type[nn.Module],
-    generated: tuple[tuple[str, str], ...],
-    writers: tuple[tuple[str, str], ...] | None,
-) -> type[nn.Module]:
-    """Subclass of ``original`` with its name; cached, so equal layers stay of equal type.
-
-    Args:
-        original: the library's class.
-        generated: (attribute, path below the layer) of each generated tensor.
-        writers: methods of a layer to refuse, with advice; None for a child of a layer.
-    """
-    mixin = GeneratesCoefficients if writers is None else ConvertedLayer
-    namespace: dict[str, Any] = {name: _property(path) for name, path in generated}
-    namespace |= {
-        name: _refuser(name, advice) for name, advice in writers or () if hasattr(original, name)
-    }
-    namespace |= {
-        "_generated": dict(generated),
-        "_original": original,
-        "_writers": writers,
-        "__module__": original.__module__,
-        "__qualname__": original.__qualname__,
-        "__doc__": original.__doc__,
-    }
-    return type(original.__name__, (mixin, original), namespace)
-
-
-def _rebuild(
-    original: type[nn.Module],
-    generated: tuple[tuple[str, str], ...],
-    writers: tuple[tuple[str, str], ...] | None,
-) -> nn.Module:
-    """Make an empty instance of a converted class, for pickle and deepcopy."""
-    module: nn.Module = copyreg.__newobj__(  # type: ignore[attr-defined]
-        _converted_class(original, generated, writers)  # type: ignore[arg-type]
-    )
-    return module
 
 
 def bindings(model: nn.Module) -> Iterator[tuple[str, Binding]]:
@@ -194,7 +68,7 @@ def _install(
         for attribute in generated:
             del module._parameters[attribute]
         module.__dict__["_kanmeta"] = binding
-        module.__class__ = _converted_class(
+        module.__class__ = converted_class(
             type(module),  # type: ignore[arg-type]
             tuple(generated.items()),
             spec.writers if prefix == "" else None,

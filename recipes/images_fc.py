@@ -119,9 +119,10 @@ def headline(dataset: str, hidden: tuple[int, ...], epochs: int) -> list[Run]:
 
 def collapse(dataset: str, hidden: tuple[int, ...], epochs: int) -> list[Run]:
     """``convert``'s defaults over a wide range of learning rates, sizes of prompts and seeds."""
-    rates = product((1e-3, 3e-3, 1e-2), (1e-4, 3e-4, 1e-3))
+    rates = list(product((1e-3, 3e-3, 1e-2), (1e-4, 3e-4, 1e-3)))
+    rates.sort(key=lambda pair: (pair[0] == 3e-3) + (pair[1] == 3e-4))  # extremes first
     runs = []
-    for seed, dim_z, (prompt_lr, meta_lr) in product(SEEDS, (1, 2, 4), list(rates)):
+    for (prompt_lr, meta_lr), dim_z, seed in product(rates, (1, 2, 4), SEEDS):
         run = single("collapse", "metakan", dataset, hidden, seed, epochs)
         settings = replace(METAKAN, convert={"dim_z": dim_z}, prompt_lr=prompt_lr, meta_lr=meta_lr)
         name = f"{run.name}-z{dim_z}-prompts{prompt_lr:g}-meta{meta_lr:g}"

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 import kanmeta
-from kanmeta.adapter import tensor_at
+from kanmeta.spec import tensor_at
 from tests.cases import Case, each_case
 
 

@@ -215,3 +215,15 @@ def test_paper_is_xavier_with_zero_biases() -> None:
     assert (v.offset == 0).all()
     assert meta.bias1 is not None
     assert not meta.bias1.any()
+
+
+@pytest.mark.parametrize("hidden", [2, 5, 8])
+@pytest.mark.parametrize("bias", [True, False])
+def test_match_starts_with_an_odd_meta_learner(hidden: int, bias: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    meta = MetaLearner(2, hidden, 5, "relu", bias).double()
+    w = [torch.randn(6, 7, 5, generator=generator, dtype=torch.float64)]
+    initialise.draw("match", meta, w, (1, 4), [7], generator)
+    z = torch.randn(9, 2, generator=generator, dtype=torch.float64)
+    assert meta(z).abs().min() > 0
+    torch.testing.assert_close(meta(-z), -meta(z))

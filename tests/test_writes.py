@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 import kanmeta
-from kanmeta.adapter import tensor_at
 from kanmeta.errors import CoefficientWriteError
+from kanmeta.spec import tensor_at
 from tests.cases import Case, each_case
 
 
