@@ -161,9 +161,10 @@ def _draw(
     originals = [layer.spec.read(model.get_submodule(layer.name)) for layer in layers]
     # Drawn on the CPU and in one precision, so that a seed means the same everywhere.
     work = torch.float64 if originals[0].dtype == torch.float64 else torch.float32
-    meta = MetaLearner(
-        settings.dim_z, settings.hidden, cluster.dim_w, settings.activation, settings.bias
-    ).to(work)
+    with torch.device("cpu"):
+        meta = MetaLearner(
+            settings.dim_z, settings.hidden, cluster.dim_w, settings.activation, settings.bias
+        ).to(work)
     values = initialise.draw(
         settings.init,
         meta,
@@ -172,8 +173,7 @@ def _draw(
         [layer.spec.fan_in for layer in layers],
         generator,
     )
-    frozen = not any(slot.requires_grad for layer in layers for slot in layer.spec.slots)
-    meta.to(originals[0]).requires_grad_(not frozen)
+    meta.to(originals[0])
     return meta, [
         LayerInit(v.prompts.to(w), v.scale.to(w), v.offset.to(w))
         for v, w in zip(values, originals, strict=True)

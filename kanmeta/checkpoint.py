@@ -8,10 +8,8 @@ import json
 import logging
 import os
 import secrets
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,23 +17,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from kanmeta import header as headers
-from kanmeta import registry
+from kanmeta import restore
 from kanmeta.adapter import Adapter
-from kanmeta.discovery import refuse_wrapped
+from kanmeta.discovery import refuse_conflicts, refuse_wrapped
 from kanmeta.errors import (
     AlreadyConvertedError,
     CheckpointError,
-    LayoutError,
     ModelMismatchError,
 )
-from kanmeta.initialise import LayerInit
-from kanmeta.meta import MetaLearner
-from kanmeta.spec import LayerSpec, tensor_at
+from kanmeta.spec import tensor_at
 from kanmeta.surgery import bindings, install
 
 __all__ = ["load", "save"]
-
-_CONSTANTS = ("coefficient_scale", "coefficient_offset")
 
 _log = logging.getLogger(__name__)
 
@@ -56,9 +49,14 @@ def save(
     Raises:
         NothingToConvertError: the model is not converted.
         SharingError: a meta-learner in use is not part of ``model``.
-        CheckpointError: the model's state holds something that is no tensor.
+        CheckpointError: ``dtype`` is no floating-point type, or the model's state holds something
+            that is no tensor.
         OSError: the file cannot be written.
     """
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise CheckpointError(
+            f"dtype={dtype!r}: expected a floating-point torch.dtype such as torch.float16, or None"
+        )
     target = Path(os.path.realpath(path))  # follow a link instead of replacing it
     metadata = {"kanmeta": json.dumps(headers.describe(model), separators=(",", ":"))}
     tensors, aliases = _tensors(model, dtype)
@@ -66,9 +64,11 @@ def save(
         metadata["aliases"] = json.dumps(aliases, separators=(",", ":"))
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     try:
+        partial.touch()
+        like = target if target.exists() else partial
+        mode = like.stat().st_mode & 0o777  # safetensors would make it readable to its owner only
         save_file(tensors, partial, metadata)
-        if target.exists():
-            shutil.copymode(target, partial)
+        partial.chmod(mode)
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, target)
@@ -114,16 +114,57 @@ def load(
         )
     header, aliases, shapes = headers.read(Path(path))
     try:
-        specs = _match_layers(model, header, adapters)
-        skipped = _match_tensors(model, header, specs, {**shapes}, aliases, strict)
+        found = restore.match_layers(model, header, adapters)
+        refuse_conflicts(model, found)
+        skipped = _compare(restore.expected_shapes(model, header, found), shapes, aliases, strict)
     except ModelMismatchError as error:
         raise ModelMismatchError(f"{path} does not belong to this model:\n{error}") from None
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in shapes if name not in skipped}
     tensors |= {alias: tensors[name] for alias, name in aliases.items() if name in tensors}
-    _install(model, header, specs, tensors)
-    model.load_state_dict(tensors, strict=strict)
+    ready = restore.installations(header, found, tensors)
+    replaced = {tensor_at(item.layer, path) for item in found for path in item.spec.paths}
+    before = {
+        tensor: tensor.detach().clone()
+        for tensor in model.state_dict(keep_vars=True).values()
+        if isinstance(tensor, Tensor) and tensor not in replaced
+    }
+    undo = install(ready)
+    try:
+        model.load_state_dict(tensors, strict=strict)
+    except BaseException:  # a module of the user's may refuse its part
+        undo()
+        with torch.no_grad():
+            for tensor, value in before.items():
+                tensor.copy_(value)
+        raise
     return model
+
+
+def _compare(
+    expected: tuple[restore.Shapes, restore.Shapes],
+    shapes: restore.Shapes,
+    aliases: Mapping[str, str],
+    strict: bool,
+) -> set[str]:
+    """Return names of stored tensors to leave out.
+
+    Raises:
+        ModelMismatchError: listing all missing, unexpected and misshapen tensors.
+    """
+    added, stay = expected
+    want = stay | added
+    stored = shapes | {alias: shapes[name] for alias, name in aliases.items() if name in shapes}
+    wrong = {
+        name: f"{name}: expected {want.get(name, 'nothing')}, found {stored.get(name, 'nothing')}"
+        for name in want | stored
+        if want.get(name) != stored.get(name)
+    }
+    if wrong and (strict or not wrong.keys().isdisjoint(added)):
+        raise ModelMismatchError("\n".join(wrong.values()))
+    for text in wrong.values():
+        _log.warning("not loaded: %s", text)
+    return set(wrong)
 
 
 def _tensors(
@@ -142,124 +183,12 @@ def _tensors(
         if name_of.setdefault(tensor, name) != name:
             aliases[name] = name_of[tensor]
             continue
-        narrow = dtype is not None and tensor.is_floating_point() and not name.endswith(_CONSTANTS)
+        narrow = (
+            dtype is not None
+            and tensor.is_floating_point()
+            and not name.endswith(restore.CONSTANTS)
+        )
         stored = tensor.detach().to("cpu", dtype if narrow else tensor.dtype)
         # A view of somebody else's memory would be refused or stored with all of it.
         tensors[name] = stored.contiguous().clone() if stored._is_view() else stored.contiguous()
     return tensors, aliases
-
-
-def _match_layers(
-    model: nn.Module, header: Mapping[str, Any], adapters: Sequence[Adapter]
-) -> list[LayerSpec]:
-    """Recognise the layers that the header names in ``model``.
-
-    Raises:
-        ModelMismatchError: listing all differences.
-    """
-    modules = dict(model.named_modules(remove_duplicate=False))
-    known = {a.name: a for a in reversed(registry.all_adapters(adapters))}
-    specs, problems = [], []
-    for entry in header["layers"]:
-        name = entry["name"] or "(root)"
-        if entry["name"] not in modules:
-            problems.append(f"{name}: expected a KAN layer, found no such module")
-        elif entry["adapter"] not in known:
-            problems.append(
-                f"{name}: was converted with the adapter {entry['adapter']!r}, which is not known "
-                "here; pass it to load(..., adapters=[...])"
-            )
-        else:
-            layer, adapter = modules[entry["name"]], known[entry["adapter"]]
-            try:
-                if not adapter.considers(layer):
-                    raise LayoutError(f"its class is {type(layer).__name__}")
-                spec = adapter.recognise(layer, edge=entry["edge"])
-            except LayoutError as error:
-                problems.append(f"{name}: expected a layer of {adapter.name}: {error}")
-                continue
-            found = [*spec.edge_shape, spec.dim_w]
-            slots = {s.path: s.tensor.layout for s in spec.slots}
-            if found != entry["shape"] or slots != entry["slots"]:
-                problems.append(
-                    f"{name}: expected (edges, dim_w) {entry['shape']} in {entry['slots']}, "
-                    f"found {found} in {slots}"
-                )
-            specs.append(spec)
-    if problems:
-        raise ModelMismatchError("\n".join(problems))
-    return specs
-
-
-def _match_tensors(
-    model: nn.Module,
-    header: Mapping[str, Any],
-    specs: Sequence[LayerSpec],
-    stored: dict[str, tuple[int, ...]],
-    aliases: Mapping[str, str],
-    strict: bool,
-) -> set[str]:
-    """Compare what the converted model will hold with what is stored; return names to skip.
-
-    Raises:
-        ModelMismatchError: listing all missing, unexpected and misshapen tensors.
-    """
-    stored |= {alias: stored[name] for alias, name in aliases.items() if name in stored}
-    expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
-    ours: dict[str, tuple[int, ...]] = {}
-    for entry, spec in zip(header["layers"], specs, strict=True):
-        prefix = f"{entry['name']}." if entry["name"] else ""
-        for path in spec.paths:
-            expected.pop(prefix + path, None)
-        meta = header["meta_learners"][entry["meta_learner"]]
-        ours[f"{prefix}prompts"] = (*spec.edge_shape, meta["dim_z"])
-        ours |= {prefix + constant: (spec.dim_w,) for constant in _CONSTANTS}
-    for meta in header["meta_learners"]:
-        prefix = f"{meta['layer']}.meta_learner." if meta["layer"] else "meta_learner."
-        ours |= {
-            f"{prefix}weight1": (meta["hidden"], meta["dim_z"]),
-            f"{prefix}weight2": (meta["dim_w"], meta["hidden"]),
-        }
-        if meta["bias"]:
-            ours |= {f"{prefix}bias1": (meta["hidden"],), f"{prefix}bias2": (meta["dim_w"],)}
-    expected |= ours
-    wrong = {
-        name: f"{name}: expected {expected.get(name, 'nothing')}, "
-        f"found {stored.get(name, 'nothing')}"
-        for name in {**expected, **stored}
-        if expected.get(name) != stored.get(name)
-    }
-    if wrong and (strict or not wrong.keys().isdisjoint(ours)):
-        raise ModelMismatchError("\n".join(wrong.values()))
-    for text in wrong.values():
-        _log.warning("not loaded: %s", text)
-    return set(wrong)
-
-
-def _install(
-    model: nn.Module,
-    header: Mapping[str, Any],
-    specs: Sequence[LayerSpec],
-    tensors: Mapping[str, Tensor],
-) -> None:
-    """Convert ``model`` with the stored prompts; meta-learners are filled by load_state_dict."""
-    entries = list(zip(header["layers"], specs, strict=True))
-    # The layer that is installed first owns the meta-learner: keep the owner that was stored.
-    owners = [meta["layer"] for meta in header["meta_learners"]]
-    entries.sort(key=lambda pair: pair[0]["name"] not in owners)
-    metas: dict[int, MetaLearner] = {}
-    ready = []
-    for entry, spec in entries:
-        layer = model.get_submodule(entry["name"])
-        like = tensor_at(layer, spec.slots[0].path)
-        stored = header["meta_learners"][entry["meta_learner"]]
-        if entry["meta_learner"] not in metas:
-            metas[entry["meta_learner"]] = MetaLearner(
-                *(stored[key] for key in ("dim_z", "hidden", "dim_w", "activation", "bias"))
-            ).to(like)
-        prefix = f"{entry['name']}." if entry["name"] else ""
-        first = [tensors[prefix + name] for name in ("prompts", *_CONSTANTS)]
-        values = LayerInit(*(t.to(like, copy=True) for t in first))
-        meta = metas[entry["meta_learner"]]
-        ready.append((entry["name"], layer, spec, values, meta, entry["execution"]))
-    install(ready)

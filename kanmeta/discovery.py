@@ -38,7 +38,10 @@ def refuse_wrapped(model: nn.Module) -> None:
         elif getattr(module, "_compiled_call_impl", None) is not None:
             fix = "compiled in place. Convert a model on which .compile() was not called yet"
         elif isinstance(module, parallel):
-            fix = "wrapped for parallel training. Convert the module inside (.module)"
+            fix = (
+                "wrapped for parallel training. Convert the module inside (.module; converted "
+                "models need DistributedDataParallel, not DataParallel)"
+            )
         elif kind.startswith("FSDP") or kind == "FullyShardedDataParallel":
             fix = "sharded. Convert the model before it is sharded"
         elif isinstance(module, torch.jit.ScriptModule):
@@ -80,6 +83,7 @@ def find_layers(
     found: list[Found] = []
     converted: list[str] = []
     refused: dict[str, list[str]] = {}
+    left_out: list[str] = []
     for module, names in names_of.items():
         if isinstance(module, ConvertedLayer):
             converted += [names[0]] if module in chosen else []
@@ -89,6 +93,8 @@ def find_layers(
             refused[names[0]] = [type(module).__name__, *reasons]
         elif spec is not None and module in chosen:
             found.append(Found(tuple(names), module, spec))
+        elif spec is not None:
+            left_out.append(names[0])
     if converted:
         raise AlreadyConvertedError(
             f"converted already: {', '.join(n or '(root)' for n in converted)}. To convert with "
@@ -96,9 +102,7 @@ def find_layers(
             "only, leave these out with exclude=."
         )
     if not found:
-        raise NothingToConvertError(
-            _nothing_found(len(names_of), refused, adapters, include, exclude)
-        )
+        raise NothingToConvertError(_nothing_found(len(names_of), refused, left_out, adapters))
     notes = [
         f"left as it is: {name or '(root)'} ({cls}), {'; '.join(reasons)}"
         for name, (cls, *reasons) in refused.items()
@@ -137,14 +141,16 @@ def _path(name: str) -> list[str]:
 
 def _nothing_found(
     seen: int,
-    refused: dict[str, list[str]],
+    refused: Mapping[str, Sequence[str]],
+    left_out: Sequence[str],
     adapters: Sequence[Adapter],
-    include: Filter | None,
-    exclude: Filter | None,
 ) -> str:
     lines = [f"no layer to convert among {seen} module(s)."]
-    if include is not None or exclude is not None:
-        lines.append(f"Only layers with include={include!r}, exclude={exclude!r} were considered.")
+    if left_out:
+        lines.append(
+            f"Left out by include= and exclude=: {', '.join(n or '(root)' for n in left_out)}."
+        )
+        return " ".join(lines)
     if refused:
         lines.append("These look like KAN layers, but no adapter recognises them:")
         for name, (cls, *reasons) in list(refused.items())[:10]:
@@ -156,9 +162,10 @@ def _nothing_found(
     return "\n".join(lines)
 
 
-def refuse_conflicts(found: Sequence[Found]) -> None:
-    """Raise for layers whose conversion would break something."""
+def refuse_conflicts(model: nn.Module, found: Sequence[Found]) -> None:
+    """Raise PlanError for layers of ``model`` whose conversion would break something."""
     owner: dict[Tensor, str] = {}
+    places: set[tuple[nn.Module, str]] = set()
     for item in found:
         layer, spec = item.layer, item.spec
         label = item.names[0] or "(root)"
@@ -182,8 +189,18 @@ def refuse_conflicts(found: Sequence[Found]) -> None:
                     "parametrising the model"
                 )
             if tensor in owner:
-                raise PlanError(
-                    f"{label}.{path} and {owner[tensor]} are one Parameter; conversion would "
-                    "untie them. Use one layer object twice instead, or exclude both layers"
-                )
+                raise PlanError(_tied(f"{label}.{path}", owner[tensor]))
             owner[tensor] = f"{label}.{path}"
+            prefix, _, attribute = path.rpartition(".")
+            places.add((layer.get_submodule(prefix), attribute))
+    for name, module in model.named_modules():
+        for attribute, parameter in module._parameters.items():
+            if parameter in owner and (module, attribute) not in places:
+                raise PlanError(_tied(f"{name}.{attribute}", owner[parameter]))
+
+
+def _tied(first: str, second: str) -> str:
+    return (
+        f"{first} and {second} are one Parameter; conversion would untie them. Use one layer "
+        "object twice instead of tying, or leave the layers out with exclude="
+    )

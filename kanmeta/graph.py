@@ -3,12 +3,17 @@
 Three sources, the first that works: symbolic tracing with torch.fx (layers are leaves, nothing is
 computed), hooks while the model runs on example inputs, the order of registration. The user's
 model is never the one that runs: forward may store things in ``self`` (pykan does), so it runs on
-a shadow of the module tree that shares its Parameters and nothing else.
+a shadow of the module tree that shares its Parameters and objects that are no modules.
 """
 
+import contextlib
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+import random
+import sys
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from types import MethodType
 
 import torch
 from torch import Tensor, fx, nn
@@ -38,7 +43,7 @@ def execution_order(
     """
     if "" in layers:
         return list(layers), "registration order"
-    with torch.random.fork_rng(devices=[]):  # a forward pass may draw numbers (dropout)
+    with _random_state_kept():  # a forward pass may draw numbers (dropout)
         try:
             used, source = _trace(model, layers), "traced"
         except Exception as error:  # a user's forward may raise anything when fed with proxies
@@ -48,6 +53,19 @@ def execution_order(
             used, source = _run(model, layers, example_inputs), "ran on example inputs"
     first = list(dict.fromkeys(name for name in used if name in layers))
     return first + [name for name in layers if name not in first], source
+
+
+@contextlib.contextmanager
+def _random_state_kept() -> Iterator[None]:
+    numpy, python_state = sys.modules.get("numpy"), random.getstate()
+    numpy_state = None if numpy is None else numpy.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(python_state)
+        if numpy is not None:
+            numpy.random.set_state(numpy_state)
 
 
 def _trace(model: nn.Module, layers: Mapping[str, nn.Module]) -> list[str]:
@@ -88,11 +106,14 @@ def _run(
 
 def _shadow(model: nn.Module) -> tuple[nn.Module, dict[int, nn.Module]]:
     """Copy the module tree, sharing Parameters only; also return id of original -> copy."""
-    copies: dict[int, nn.Module] = {}
+    copies: dict[int, nn.Module] = {id(m): object.__new__(type(m)) for m in model.modules()}
     for module in model.modules():
-        copy = type(module).__new__(type(module))
-        copy.__dict__ = {key: _detached(value) for key, value in module.__dict__.items()}
-        copies[id(module)] = copy
+        copy = copies[id(module)]
+        copy.__dict__ = {
+            # Hooks are the user's: they are not told of a run that is only ours.
+            key: OrderedDict() if key.endswith("_hooks") else _detached(value, copies)
+            for key, value in module.__dict__.items()
+        }
     for copy in copies.values():
         copy.__dict__["_modules"] = {
             name: child if child is None else copies[id(child)]
@@ -101,14 +122,21 @@ def _shadow(model: nn.Module) -> tuple[nn.Module, dict[int, nn.Module]]:
     return copies[id(model)], copies
 
 
-def _detached(value: object) -> object:
-    """Copy what forward may change in place: containers, buffers and other plain tensors."""
+def _detached(value: object, copies: Mapping[int, nn.Module]) -> object:
+    """Copy what forward may change in place: containers, buffers and other plain tensors.
+
+    Methods of a module that are stored in it (``child.forward = child.other``) become the copy's.
+    """
     if isinstance(value, dict):
-        result = value.copy()  # keeps the order and the kind (OrderedDict of hooks)
-        result.update({k: _detached(v) for k, v in value.items() if isinstance(v, Tensor)})
+        result = value.copy()  # keeps the order and the kind
+        result.update({key: _detached(item, copies) for key, item in value.items()})
         return result
+    if type(value) is list:
+        return [_detached(item, copies) for item in value]
     if isinstance(value, list | set):
         return value.copy()
+    if isinstance(value, MethodType) and id(value.__self__) in copies:
+        return MethodType(value.__func__, copies[id(value.__self__)])
     if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
         return value.detach().clone()
     return value

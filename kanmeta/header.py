@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from kanmeta import execution as executions
 from kanmeta.access import complete_layers, meta_learners
 from kanmeta.errors import (
     CheckpointError,
@@ -20,6 +19,7 @@ from kanmeta.errors import (
     ForeignCheckpointError,
     VersionError,
 )
+from kanmeta.execution import EXECUTIONS
 from kanmeta.meta import ACTIVATIONS
 
 __all__ = ["FORMAT", "Header", "describe", "read"]
@@ -127,27 +127,59 @@ def read(path: Path) -> Header:
                 f"version reads formats up to {FORMAT}. Upgrade: pip install -U kanmeta"
             )
         _check_header(header)
+        _expect(type(aliases) is dict and all(map(shapes.__contains__, aliases.values())), aliases)
         with safe_open(path, framework="pt"):
             pass
-    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, SafetensorError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CorruptCheckpointError(f"{path} has a damaged header: {error!r}") from error
     return Header(header, aliases, shapes)
 
 
+_META = {
+    "layer": str,
+    "dim_z": int,
+    "hidden": int,
+    "dim_w": int,
+    "activation": str,
+    "bias": bool,
+}
+_LAYER = {
+    "name": str,
+    "adapter": str,
+    "edge": str,
+    "execution": str,
+    "meta_learner": int,
+    "shape": list,
+    "slots": dict,
+}
+
+
 def _check_header(header: Mapping[str, Any]) -> None:
-    """Raise KeyError, TypeError or ValueError for what :func:`describe` cannot have made."""
-    if not isinstance(header["format"], int) or header["format"] < 1:
-        raise ValueError(f"format {header['format']!r}")
-    for meta in header["meta_learners"]:
-        if min(meta["dim_z"], meta["hidden"], meta["dim_w"]) < 1:
-            raise ValueError(f"meta-learner {meta}")
-        if meta["activation"] not in ACTIVATIONS or not isinstance(meta["bias"], bool):
-            raise ValueError(f"meta-learner {meta}")
-    for layer in header["layers"]:
-        if not 0 <= layer["meta_learner"] < len(header["meta_learners"]):
-            raise ValueError(f"layer {layer}")
-        executions.resolve(layer["execution"])
-        if header["meta_learners"][layer["meta_learner"]]["dim_w"] != layer["shape"][-1]:
-            raise ValueError(f"layer {layer}")
+    """Raise ValueError for what :func:`describe` cannot have made."""
+    metas, layers = header["meta_learners"], header["layers"]
+    _expect(type(header["format"]) is int and header["format"] >= 1, header["format"])
+    _expect(type(metas) is list and type(layers) is list and bool(layers), layers)
+    for entries, fields in ((metas, _META), (layers, _LAYER)):
+        for entry in entries:
+            _expect(type(entry) is dict and entry.keys() == fields.keys(), entry)
+            _expect(all(type(entry[key]) is kind for key, kind in fields.items()), entry)
+    for meta in metas:
+        _expect(min(meta["dim_z"], meta["hidden"], meta["dim_w"]) >= 1, meta)
+        _expect(meta["activation"] in ACTIVATIONS, meta)
+    for layer in layers:
+        _expect(0 <= layer["meta_learner"] < len(metas), layer)
+        _expect(layer["edge"] in ("tap", "pair") and layer["execution"] in EXECUTIONS, layer)
+        _expect(all(type(n) is int and n >= 1 for n in layer["shape"]), layer)
+        _expect(layer["shape"][-1:] == [metas[layer["meta_learner"]]["dim_w"]], layer)
+    _expect(len({layer["name"] for layer in layers}) == len(layers), "a layer twice")
+    # Each meta-learner is used, and its owner is one of its layers.
+    users = [[la["name"] for la in layers if la["meta_learner"] == i] for i in range(len(metas))]
+    for meta, names in zip(metas, users, strict=True):
+        _expect(meta["layer"] in names, meta)
+
+
+def _expect(condition: bool, found: object) -> None:
+    if not condition:
+        raise ValueError(f"not written by kanmeta.save: {found}")

@@ -54,14 +54,14 @@ def draw(
         fan_ins: of each layer, how many edges are summed into one output.
         generator: a CPU generator, or None for torch's default one.
     """
-    with torch.no_grad():
+    with torch.no_grad(), torch.device("cpu"):  # whatever the default device is
         if scheme == "paper":
             return _paper(meta, coefficients, generator)
         return _match(meta, coefficients, widths, fan_ins, generator)
 
 
 def _normal(like: Tensor, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
-    return torch.randn(*shape, generator=generator, dtype=like.dtype, device="cpu")
+    return torch.randn(*shape, generator=generator, dtype=like.dtype)
 
 
 def _paper(

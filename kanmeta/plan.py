@@ -153,7 +153,7 @@ def make_plan(
     found, notes = find_layers(
         model, registry.all_adapters(adapters), settings.edge, include, exclude
     )
-    refuse_conflicts(found)
+    refuse_conflicts(model, found)
     order, source = graph.execution_order(
         model, {item.names[0]: item.layer for item in found}, example_inputs
     )
@@ -198,12 +198,12 @@ def _cluster(index: int, layers: Sequence[LayerPlan], settings: Settings) -> Clu
 
 
 def _break_even(layers: Sequence[LayerPlan], settings: Settings, before: int, after: int) -> str:
-    saved = [layer.spec.dim_w - settings.dim_z for layer in layers]
+    saved = [layer.before // layer.spec.edges - settings.dim_z for layer in layers]
     text = f"the conversion makes the model larger ({before:,} -> {after:,} parameters)"
     if min(saved) <= 0:
         return f"{text}: prompts of dim_z={settings.dim_z} numbers are no shorter than dim_w"
     needed = settings.meta_parameters(layers[0].spec.dim_w) // saved[0] + 1
     return (
-        f"{text}: a meta-learner with hidden={settings.hidden} pays from {needed} edges on; "
-        "use a smaller hidden= or fewer clusters"
+        f"{text}: with hidden={settings.hidden} a meta-learner pays from {needed} edges on that "
+        "share it; use a smaller hidden= or fewer clusters"
     )

@@ -4,7 +4,7 @@ A layer keeps its object and its place; its class becomes one of :mod:`kanmeta.c
 but the recognised layers is touched.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -31,16 +31,19 @@ Installation = tuple[str, nn.Module, LayerSpec, LayerInit, MetaLearner, str]
 """Name, layer, spec, first values, shared meta-learner, name of the execution mode."""
 
 
-def install(layers: Sequence[Installation]) -> None:
-    """Convert ``layers``.
+def install(layers: Sequence[Installation]) -> Callable[[], None]:
+    """Convert ``layers``; return a function that undoes it.
 
     The first layer of each meta-learner owns it. If anything fails, every layer is put back.
     """
+    for meta in {meta for *_, meta, _ in layers}:  # trained if a layer that uses it is
+        specs = [spec for _, _, spec, _, m, _ in layers if m is meta]
+        meta.requires_grad_(any(slot.requires_grad for spec in specs for slot in spec.slots))
     with ExitStack() as undo:
         for name, layer, spec, values, meta, mode in layers:
             undo.callback(_restorer(layer, spec))
             _install(name, layer, spec, values, meta, mode)
-        undo.pop_all()
+        return undo.pop_all().close
 
 
 def _owners(layer: nn.Module, spec: LayerSpec) -> dict[str, tuple[nn.Module, dict[str, str]]]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import kanmeta
 from kanmeta import errors
 from recipes.reference.efficient_kan import KAN, KANLinear
+from recipes.reference.fast_kan import FastKANLayer
 from tests.cases import CASES, EXAMPLE, Case, case, same_state, saved
 
 ROOT = Path(__file__).parents[1]
@@ -216,3 +217,48 @@ def test_saving_does_not_change_the_model(tmp_path: Path) -> None:
     kanmeta.save(model, path)
     assert path.read_bytes() == first  # and gives the same file
     assert same_state(model, state)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, "float16", 16])
+def test_only_floating_point_storage(dtype: object, tmp_path: Path) -> None:
+    model, path = saved(tmp_path)
+    before = path.read_bytes()
+    with pytest.raises(errors.CheckpointError, match=r"floating-point torch\.dtype"):
+        kanmeta.save(model, path, dtype=dtype)  # type: ignore[arg-type]
+    assert path.read_bytes() == before
+
+
+class Twice(nn.Module):
+    """One layer under two names, and one of a layer's children under a third."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = FastKANLayer(20, 20)
+        self.b, self.child = self.a, self.a.base_linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x))
+
+
+def test_a_layer_under_several_names(tmp_path: Path) -> None:
+    model, x = kanmeta.convert(Twice()), torch.rand(3, 20)
+    kanmeta.save(model, tmp_path / "m.safetensors")
+    fresh = kanmeta.load(Twice(), tmp_path / "m.safetensors")
+    assert torch.equal(fresh(x), model(x))
+    assert fresh.a is fresh.b
+    block = nn.Sequential(KANLinear(20, 20))
+    model = kanmeta.convert(nn.Sequential(block, block))
+    kanmeta.save(model, tmp_path / "m.safetensors")
+    block = nn.Sequential(KANLinear(20, 20))
+    fresh = kanmeta.load(nn.Sequential(block, block), tmp_path / "m.safetensors")
+    assert torch.equal(fresh(x), model(x))
+
+
+def test_frozen_models_stay_frozen_and_files_are_readable(tmp_path: Path) -> None:
+    model = kanmeta.convert(KAN([20, 30, 10]).requires_grad_(False))
+    path = tmp_path / "m.safetensors"
+    kanmeta.save(model, path)
+    fresh = kanmeta.load(KAN([20, 30, 10]).requires_grad_(False), path)
+    assert not any(p.requires_grad for p in fresh.parameters())
+    (tmp_path / "other").touch()
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode

@@ -70,7 +70,7 @@ BAD_FILES = {
     "bad format": (
         lambda p: rewrite(p, lambda h: h.update(format="x")),
         errors.CorruptCheckpointError,
-        "format 'x'",
+        "damaged header.*x",
     ),
     "no layers": (
         lambda p: rewrite(p, lambda h: h.pop("layers")),
@@ -87,13 +87,34 @@ BAD_FILES = {
         errors.CorruptCheckpointError,
         "damaged header",
     ),
+    "layer twice": (
+        lambda p: rewrite(p, lambda h: h["layers"].append(h["layers"][0])),
+        errors.CorruptCheckpointError,
+        "a layer twice",
+    ),
+    "owner elsewhere": (
+        lambda p: rewrite(p, lambda h: h["meta_learners"][0].update(layer="nowhere")),
+        errors.CorruptCheckpointError,
+        "nowhere",
+    ),
+    "unused meta-learner": (
+        lambda p: rewrite(p, lambda h: h["meta_learners"].append(h["meta_learners"][0])),
+        errors.CorruptCheckpointError,
+        "damaged header",
+    ),
     "unknown adapter": (
         lambda p: rewrite(p, lambda h: h["layers"][0].update(adapter="mine")),
         errors.ModelMismatchError,
         r"adapter 'mine'.*adapters=",
     ),
     "no such layer": (
-        lambda p: rewrite(p, lambda h: h["layers"][0].update(name="layers.9")),
+        lambda p: rewrite(
+            p,
+            lambda h: (
+                h["layers"][0].update(name="layers.9"),
+                h["meta_learners"][0].update(layer="layers.9"),
+            ),
+        ),
         errors.ModelMismatchError,
         "layers.9: expected a KAN layer, found no such module",
     ),
@@ -175,3 +196,75 @@ def test_all_differences_at_once_and_strict_false(tmp_path: Path, caplog) -> Non
     assert torch.equal(other["head"].weight, state["head.weight"])
     assert "head.weight" in caplog.text
     assert torch.equal(other["kan"].layers[0].prompts, model["kan"].layers[0].prompts)
+
+
+WRONG_VALUES = [
+    ("layers", "name", ["x"]),
+    ("layers", "adapter", 3),
+    ("layers", "edge", "zzz"),
+    ("layers", "execution", "magic"),
+    ("layers", "shape", []),
+    ("layers", "shape", [5, 4, -9]),
+    ("layers", "slots", []),
+    ("layers", "meta_learner", True),
+    ("meta_learners", "hidden", 32.0),
+    ("meta_learners", "dim_z", 10**12),
+    ("meta_learners", "bias", 1),
+    ("meta_learners", "activation", None),
+]
+
+
+@pytest.mark.parametrize(("table", "key", "value"), WRONG_VALUES)
+def test_wrong_values_in_the_header(table: str, key: str, value: object, tmp_path: Path) -> None:
+    _, path = saved(tmp_path)
+    rewrite(path, lambda h: h[table][0].update({key: value}))
+    fresh = case(EXAMPLE).model(torch.float32)
+    state = copy.deepcopy(fresh.state_dict())
+    with pytest.raises(errors.CheckpointError, match=r"model\.safetensors"):
+        kanmeta.load(fresh, path)
+    assert same_state(fresh, state)
+
+
+class Refusing(nn.Module):
+    """A module of the user's that does not take what was stored."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2))
+        self.refuses = False
+
+    def _load_from_state_dict(self, *args: object) -> None:
+        super()._load_from_state_dict(*args)  # type: ignore[arg-type]
+        if self.refuses:
+            raise RuntimeError("not today")
+
+
+def test_a_failure_after_installation_is_undone(tmp_path: Path) -> None:
+    def build() -> nn.Module:
+        return nn.ModuleDict({"head": nn.Linear(3, 3), "kan": KAN([20, 30]), "odd": Refusing()})
+
+    model = kanmeta.convert(build())
+    kanmeta.save(model, tmp_path / "m.safetensors")
+    fresh = build()
+    state = copy.deepcopy(fresh.state_dict())
+    fresh["odd"].refuses = True
+    with pytest.raises(RuntimeError, match="not today"):
+        kanmeta.load(fresh, tmp_path / "m.safetensors")
+    assert same_state(fresh, state)
+    assert not any("_kanmeta" in m.__dict__ for m in fresh.modules())
+    fresh["odd"].refuses = False
+    kanmeta.load(fresh, tmp_path / "m.safetensors")
+
+
+def test_integers_in_place_of_prompts_and_the_meta_device(tmp_path: Path) -> None:
+    _, path = saved(tmp_path)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    broken = dict(tensors)
+    broken["layers.0.prompts"] = tensors["layers.0.prompts"].int()
+    save_file(broken, tmp_path / "ints.safetensors", metadata)
+    with pytest.raises(errors.CorruptCheckpointError, match="floating-point"):
+        kanmeta.load(case(EXAMPLE).model(), tmp_path / "ints.safetensors")
+    with pytest.raises(errors.PlanError, match="meta device"):
+        kanmeta.load(case(EXAMPLE).model().to("meta"), path)

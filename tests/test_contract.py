@@ -18,7 +18,7 @@ def as_identity(case: Case, model: nn.Module) -> nn.Module:
     planned = kanmeta.plan(model, adapters=case.adapters, edge=case.edge)
     w = {p.name: p.spec.read(model.get_submodule(p.name)) for p in planned.layers}
     d = case.dim_w
-    with pytest.warns(LargerModelWarning, match="no shorter than dim_w"):
+    with pytest.warns(LargerModelWarning, match="makes the model larger"):
         case.convert(model, dim_z=d, hidden=d, activation="identity", bias=False)
     with torch.no_grad():
         for meta in kanmeta.meta_learners(model).values():

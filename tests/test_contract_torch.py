@@ -93,10 +93,13 @@ def test_compile_and_export(case: Case) -> None:
     finally:
         torch.compiler.reset()
     case.convert(model)
+    cold = copy.deepcopy(model)  # compiled before it ever ran
     expected = case.run(model, x)
     expected.sum().backward()
     grads = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
+    first = torch.compile(cold, fullgraph=True, backend="aot_eager")(x)
+    torch.testing.assert_close(case.output(first), expected, rtol=0, atol=1e-12)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     y = case.output(compiled(x))
     torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)

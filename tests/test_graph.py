@@ -1,7 +1,10 @@
 """Order of layers: traced, run on example inputs, or as registered; never touching the model."""
 
 import copy
+import random
 
+import numpy
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -121,3 +124,37 @@ def test_closures_over_the_original_fall_back() -> None:
     kanmeta.convert(model, hidden=2)
     model(torch.rand(2, 6)).sum().backward()
     assert all(z.grad is not None for z in kanmeta.prompts(model).values())
+
+
+class Nosy(nn.Module):
+    """Hooks, nested containers, a method stored under another name, three random sources."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = linear()
+        self.seen: list[object] = []
+        self.nested: dict[str, list[object]] = {"a": []}
+        self.relay = nn.Identity()
+        self.relay.forward = self.relay_forward
+        self.inner.register_forward_hook(lambda module, args, out: self.seen.append(out))
+
+    def relay_forward(self, x: Tensor) -> Tensor:
+        self.last = x
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.nested["a"].append(x)
+        random.random()
+        numpy.random.rand()
+        return self.inner(self.relay(x))
+
+
+@pytest.mark.parametrize("example", [None, (torch.rand(2, 6),)])
+def test_planning_leaves_no_trace(example: object) -> None:
+    model = Nosy()
+    states = random.getstate(), numpy.random.get_state()[1].tolist()
+    kanmeta.plan(model, hidden=2, example_inputs=example)
+    assert model.seen == []
+    assert model.nested == {"a": []}
+    assert not hasattr(model, "last")
+    assert (random.getstate(), numpy.random.get_state()[1].tolist()) == states

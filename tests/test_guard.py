@@ -67,7 +67,9 @@ def test_the_error_names_the_tensor_the_function_and_the_remedy(requires_grad: b
         t += 1
     with pytest.raises(CoefficientWriteError):
         torch.nn.init.uniform_(tensor=t)
-    with pytest.raises(CoefficientWriteError):
+    with pytest.raises(CoefficientWriteError, match=r"\.grad ="):
         t.grad = torch.zeros(2, 3)
+    with pytest.raises(CoefficientWriteError):
+        torch.nn.functional.relu(t.detach(), inplace=True)
     with pytest.raises(CoefficientWriteError):
         torch.add(t, t, out=t)

@@ -1,6 +1,7 @@
 """What refuses to be converted, and that a failed call leaves the model bit-identical."""
 
 import copy
+import re
 import warnings
 from collections.abc import Callable
 
@@ -154,3 +155,41 @@ def test_grid_update_raises_before_it_changes_anything() -> None:
     with pytest.raises(errors.CoefficientWriteError, match="update_grid"):
         layer.update_grid(torch.rand(50, 20))
     assert torch.equal(layer.grid, grid)
+
+
+class Regularised(nn.Module):
+    """Keeps a layer's Parameters in a list of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kan = linear(20, 30)
+        self.penalised = nn.ParameterList([self.kan.spline_weight])
+
+
+def test_tied_to_something_outside_the_layers_is_refused() -> None:
+    tied = nn.ModuleDict({"kan": linear(20, 30), "head": nn.Linear(20, 30, bias=False)})
+    tied["head"].weight = tied["kan"].base_weight
+    excluded = nn.Sequential(linear(20, 20), linear(20, 20))
+    excluded[1].base_weight = excluded[0].base_weight
+    for model, kwargs in ((tied, {}), (Regularised(), {}), (excluded, {"exclude": "1"})):
+        state = copy.deepcopy(model.state_dict())
+        with pytest.raises(errors.PlanError, match="untie"):
+            kanmeta.convert(model, **kwargs)
+        assert same_state(model, state)
+
+
+def test_a_filter_that_leaves_nothing_names_what_it_left_out() -> None:
+    with pytest.raises(errors.NothingToConvertError, match=r"Left out by .* layers\.0, layers\.1"):
+        kanmeta.convert(kan(20, 30, 10), exclude="*")
+
+
+@pytest.mark.parametrize("clusters", [1, "layer"])
+def test_the_break_even_is_true(clusters: object) -> None:
+    """A layer with as many edges as the warning asks for gets smaller, one with fewer does not."""
+    with pytest.warns(errors.LargerModelWarning, match="pays from") as caught:
+        kanmeta.convert(nn.Sequential(KANLinear(3, 4)), clusters=clusters)
+    enough = int(re.search(r"from (\d+) edges", str(caught[0].message)).group(1))
+    planned = kanmeta.plan(KANLinear(1, enough))
+    assert planned.parameters_after < planned.parameters_before
+    one_less = kanmeta.plan(KANLinear(1, enough - 1))
+    assert one_less.parameters_after >= one_less.parameters_before

@@ -1,5 +1,7 @@
 """Where layers sit, how often they are used, who owns the meta-learner, what moves."""
 
+import copy
+import io
 import threading
 
 import pytest
@@ -223,3 +225,33 @@ def test_optimisers_move_prompts_and_meta_learners() -> None:
         optimiser.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_converted_class_builds_the_librarys_own_layer() -> None:
+    layer = kanmeta.convert(linear(20, 30))
+    built = type(layer)(4, 5)
+    assert type(built) is KANLinear
+    assert built(torch.rand(2, 4)).shape == (2, 5)
+
+
+def test_a_copy_of_one_layer_does_not_drag_the_others_along() -> None:
+    model = nn.Sequential(linear(20, 300), linear(300, 300), linear(300, 10))
+    kanmeta.convert(model)
+    buffer = io.BytesIO()
+    torch.save(copy.deepcopy(model[2]), buffer)
+    assert buffer.tell() < 4 * (3000 + 12 * 300) + 20_000
+    assert len(kanmeta.meta_learners(copy.deepcopy(model))["0"].bindings) == 3
+
+
+def test_another_meta_learner_is_refused() -> None:
+    model = kanmeta.convert(nn.Sequential(linear(20, 30), linear(30, 10)))
+    for layer in model:
+        with pytest.raises(errors.SharingError, match="materialize"):
+            layer.meta_learner = kanmeta.MetaLearner(1, 4, 9)
+
+
+def test_under_a_default_device() -> None:
+    layer = linear(20, 30)
+    with torch.device("meta"):
+        kanmeta.convert(layer)
+    assert layer(torch.rand(2, 20)).shape == (2, 30)

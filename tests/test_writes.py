@@ -49,6 +49,7 @@ WRITES = {
     "assign None": lambda owner, name: setattr(owner, name, None),
     "delete": delattr,
     "requires_grad": lambda owner, name: getattr(owner, name).requires_grad_(False),
+    "buffer": lambda owner, name: owner.register_buffer(name, torch.zeros(1)),
     "register": lambda owner, name: owner.register_parameter(name, nn.Parameter(torch.zeros(1))),
 }
 
