@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from recipes import report
+
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
@@ -35,3 +37,7 @@ def test_the_first_block_is_short() -> None:
 def test_links_to_files_exist() -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)", README):
         assert (Path(__file__).parents[1] / target).exists(), target
+
+
+def test_tables_are_what_the_result_files_give() -> None:
+    report.main(["--check"])
