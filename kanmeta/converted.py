@@ -34,31 +34,29 @@ class GeneratesCoefficients:
 
     def __setattr__(self, name: str, value: object) -> None:
         """Refuse to replace a generated tensor; everything else is as before."""
-        if name in type(self)._generated:
-            raise CoefficientWriteError(refusal("assignment", self._label(name)))
+        self._refuse("assignment", name)
         super().__setattr__(name, value)
 
     def __delattr__(self, name: str) -> None:
         """Refuse to delete a generated tensor."""
-        if name in type(self)._generated:
-            raise CoefficientWriteError(refusal("deletion", self._label(name)))
+        self._refuse("deletion", name)
         super().__delattr__(name)
 
     def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
         """Refuse to register over a generated tensor (as ``torch.nn.utils.prune`` would)."""
-        if name in type(self)._generated:
-            raise CoefficientWriteError(refusal("registration", self._label(name)))
+        self._refuse("registration", name)
         super().register_parameter(name, param)  # type: ignore[misc]
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
         """Refuse to register over a generated tensor."""
-        if name in type(self)._generated:
-            raise CoefficientWriteError(refusal("registration", self._label(name)))
+        self._refuse("registration", name)
         super().register_buffer(name, tensor, persistent)  # type: ignore[misc]
 
-    def _label(self, name: str) -> str:
-        prefix = f"{self._kanmeta.name}." if self._kanmeta.name else ""
-        return prefix + type(self)._generated[name]
+    def _refuse(self, what: str, name: str) -> None:
+        """Raise if ``name`` is a generated tensor's."""
+        path = type(self)._generated.get(name)
+        if path is not None:
+            raise CoefficientWriteError(refusal(what, self._kanmeta.label(path)))
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any

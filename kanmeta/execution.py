@@ -94,7 +94,11 @@ class Binding:
         if self.active is not None and self.active[0] == _thread():
             return self.active[1][path]
         tensor = self.spec.split(self.coefficients())[path]
-        return GeneratedTensor.wrap(tensor, f"{self.name}.{path}" if self.name else path)
+        return GeneratedTensor.wrap(tensor, self.label(path))
+
+    def label(self, path: str) -> str:
+        """Name of the tensor at ``path``, for messages."""
+        return f"{self.name}.{path}" if self.name else path
 
 
 def run(
