@@ -25,7 +25,6 @@ from kanmeta.errors import (
     CheckpointError,
     ModelMismatchError,
 )
-from kanmeta.spec import tensor_at
 from kanmeta.surgery import bindings, install
 
 __all__ = ["load", "save"]
@@ -123,19 +122,15 @@ def load(
         tensors = {name: file.get_tensor(name) for name in shapes if name not in skipped}
     tensors |= {alias: tensors[name] for alias, name in aliases.items() if name in tensors}
     ready = restore.installations(header, found, tensors)
-    replaced = {tensor_at(item.layer, path) for item in found for path in item.spec.paths}
-    before = {
-        tensor: tensor.detach().clone()
-        for tensor in model.state_dict(keep_vars=True).values()
-        if isinstance(tensor, Tensor) and tensor not in replaced
-    }
+    plain = restore.plain_tensors(model, found).values()
+    before = [(tensor, tensor.detach().clone()) for tensor in plain]
     undo = install(ready)
     try:
         model.load_state_dict(tensors, strict=strict)
     except BaseException:  # a module of the user's may refuse its part
         undo()
         with torch.no_grad():
-            for tensor, value in before.items():
+            for tensor, value in before:
                 tensor.copy_(value)
         raise
     return model

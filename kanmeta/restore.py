@@ -15,7 +15,7 @@ from kanmeta.meta import MetaLearner
 from kanmeta.spec import tensor_at
 from kanmeta.surgery import Installation
 
-__all__ = ["CONSTANTS", "expected_shapes", "installations", "match_layers"]
+__all__ = ["CONSTANTS", "expected_shapes", "installations", "match_layers", "plain_tensors"]
 
 CONSTANTS = ("coefficient_scale", "coefficient_offset")
 """Buffers of a converted layer."""
@@ -67,6 +67,16 @@ def match_layers(
     return found_layers
 
 
+def plain_tensors(model: nn.Module, found: Sequence[Found]) -> dict[str, Tensor]:
+    """Tensors in the state_dict of ``model`` that converting ``found`` does not replace."""
+    replaced = {tensor_at(item.layer, path) for item in found for path in item.spec.paths}
+    return {
+        name: tensor
+        for name, tensor in model.state_dict(keep_vars=True).items()
+        if isinstance(tensor, Tensor) and tensor not in replaced
+    }
+
+
 def expected_shapes(
     model: nn.Module, header: Mapping[str, Any], found: Sequence[Found]
 ) -> tuple[Shapes, Shapes]:
@@ -79,12 +89,7 @@ def expected_shapes(
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(module, []).append(f"{name}." if name else "")
-    replaced = {tensor_at(item.layer, path) for item in found for path in item.spec.paths}
-    stay = {
-        name: tuple(tensor.shape)
-        for name, tensor in model.state_dict(keep_vars=True).items()
-        if isinstance(tensor, Tensor) and tensor not in replaced
-    }
+    stay = {name: tuple(tensor.shape) for name, tensor in plain_tensors(model, found).items()}
     added: Shapes = {}
     layer_of = {item.names[0]: item.layer for item in found}
     for entry, item in zip(header["layers"], found, strict=True):
