@@ -138,6 +138,7 @@ def _make_odd(meta: MetaLearner) -> None:
     meta.weight1[half : 2 * half] = -meta.weight1[:half]
     meta.weight2[:, half : 2 * half] = -meta.weight2[:, :half]
     if meta.bias1 is not None:
+        meta.bias1[0].abs_()  # one pair is alive for every prompt, however few there are
         meta.bias1[half : 2 * half] = meta.bias1[:half]
     if meta.hidden > 1:
         meta.weight2[:, 2 * half :] = 0
