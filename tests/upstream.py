@@ -1,13 +1,20 @@
 """The real libraries that the package index does not have, from local checkouts.
 
-``KANMETA_UPSTREAM`` names a folder with ``efficient-kan/`` (github.com/Blealtan/efficient-kan) and
-``fast-kan/`` (github.com/ZiyaoLi/fast-kan). Files are imported one by one under private names and
-never through ``sys.path``: fast-kan's checkout has a top-level ``efficient_kan`` of its own.
+``KANMETA_UPSTREAM`` names a folder with checkouts of
+
+* ``efficient-kan/`` (github.com/Blealtan/efficient-kan), ``fast-kan/`` (github.com/ZiyaoLi/fast-kan)
+  and ``Wav-KAN/`` (github.com/zavareh1/Wav-KAN; imports torchvision and tqdm): single files, imported
+  under private names and never through ``sys.path``, because their names clash;
+* ``torch-conv-kan/`` (github.com/IvanDrokin/torch-conv-kan): packages that import each other by their
+  top-level names, of which its ``models`` needs timm and huggingface_hub, ``utils`` pillow and
+  matplotlib, and ``train`` accelerate, wandb and more.
 """
 
+import importlib
 import importlib.util
 import os
 import sys
+import warnings
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +25,7 @@ FOLDER = os.environ.get("KANMETA_UPSTREAM")
 AVAILABLE = bool(FOLDER)
 HOW = (
     "NOT COMPARED WITH THE REAL LIBRARY: set KANMETA_UPSTREAM to a folder with checkouts of "
-    "efficient-kan and fast-kan"
+    "efficient-kan, fast-kan, Wav-KAN and torch-conv-kan"
 )
 
 
@@ -32,13 +39,34 @@ def fast_kan() -> ModuleType:
     return _module("fast-kan/fastkan/fastkan.py")
 
 
+def wav_kan() -> ModuleType:
+    """Import the real one; skips the calling test where it is not at hand."""
+    return _module("Wav-KAN/KAN.py")
+
+
+@cache
+def torch_conv_kan(module: str) -> ModuleType:
+    """Import a module of torch-conv-kan by its own name, e.g. ``"kan_convs"`` or ``"kans.layers"``.
+
+    The checkout is on ``sys.path`` only while this runs; the modules stay where pickle and each
+    other find them. Skips the calling test where the checkout is not at hand.
+    """
+    folder = _existing("torch-conv-kan")
+    sys.path.insert(0, str(folder))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it imports what timm has moved
+            found = importlib.import_module(module)
+    finally:
+        sys.path.remove(str(folder))
+    if folder not in Path(str(found.__file__)).parents:  # "utils" and "models" are common names
+        pytest.fail(f"{module!r} was already imported from {found.__file__}, not from {folder}")
+    return found
+
+
 @cache
 def _module(file: str) -> ModuleType:
-    if not AVAILABLE:
-        pytest.skip(HOW)
-    path = Path(str(FOLDER)) / file
-    if not path.is_file():  # asked for and not there: not a reason to skip
-        pytest.fail(f"KANMETA_UPSTREAM={FOLDER}, but there is no {path}")
+    path = _existing(file)
     name = f"_upstream_{path.parent.name}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -47,3 +75,12 @@ def _module(file: str) -> ModuleType:
     sys.modules[name] = module  # pickle and inspect look classes up there
     spec.loader.exec_module(module)
     return module
+
+
+def _existing(part: str) -> Path:
+    if not AVAILABLE:
+        pytest.skip(HOW)
+    path = Path(str(FOLDER)).absolute() / part
+    if not path.exists():  # asked for and not there: not a reason to skip
+        pytest.fail(f"KANMETA_UPSTREAM={FOLDER}, but there is no {path}")
+    return path
