@@ -3,8 +3,9 @@
 ``KANMETA_UPSTREAM`` names a folder with checkouts of
 
 * ``efficient-kan/`` (github.com/Blealtan/efficient-kan), ``fast-kan/``
-  (github.com/ZiyaoLi/fast-kan) and ``Wav-KAN/`` (github.com/zavareh1/Wav-KAN): single files, imported under private names and
-  never through ``sys.path``, because their names clash. Wav-KAN needs torchvision and tqdm;
+  (github.com/ZiyaoLi/fast-kan) and ``Wav-KAN/`` (github.com/zavareh1/Wav-KAN): single files,
+  imported under private names and never through ``sys.path``, because their names clash. Wav-KAN
+  needs torchvision and tqdm;
 * ``torch-conv-kan/`` (github.com/IvanDrokin/torch-conv-kan): packages that import each other by
   their top-level names. ``models`` needs timm and huggingface_hub, ``utils`` pillow and matplotlib,
   and ``train`` accelerate, wandb and more.
