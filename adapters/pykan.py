@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from kanmeta.adapter import Adapter, Slot
+from kanmeta.adapter import Adapter, Container, Slot
 
 
 def _extended_grid(layer: nn.Module, sizes: Mapping[str, int]) -> str | None:
@@ -31,10 +31,46 @@ ADAPTERS = (
         ),
         plain={"grid": "i t", "mask": "i o"},
         check=_extended_grid,
+        grid_updates={"update_grid_from_samples": "out_dim"},
+        reindexers=("get_subset", "swap"),
+        writers={"initialize_grid_from_parent": ""},
+    ),
+)
+
+
+def _not_symbolic(model: nn.Module) -> list[str]:
+    """Affine numbers of symbolic functions whose masks are 0: they get no gradient."""
+    layers = model.get_submodule("symbolic_fun").named_children()
+    return [
+        f"symbolic_fun.{name}.affine"
+        for name, layer in layers
+        if not layer.get_parameter("mask").any()
+    ]
+
+
+CONTAINERS = (
+    Container(
+        name="pykan",
+        class_names=("MultKAN",),
+        children=("act_fun", "symbolic_fun"),
+        # They build a model from state_dict() and take edges out of it, or write it to disk.
+        reindexers=(
+            "checkout",
+            "copy",
+            "expand_width",
+            "prune",
+            "prune_input",
+            "prune_node",
+            "refine",
+            "rewind",
+            "saveckpt",
+        ),
         writers={
-            "update_grid_from_samples": "To train without it: fit(..., update_grid=False).",
-            "initialize_grid_from_parent": "",
-            "swap": "",
+            "initialize_from_another_model": "",
+            "initialize_grid_from_another_model": "",
+            "perturb": "",
         },
+        dead=_not_symbolic,
+        revives=("auto_symbolic", "fix_symbolic", "set_mode"),
     ),
 )

@@ -6,22 +6,24 @@
 
 from kanmeta import errors
 from kanmeta.access import coefficients, meta_learners, param_groups, prompts
-from kanmeta.adapter import Adapter, Slot
+from kanmeta.adapter import Adapter, Container, Slot
 from kanmeta.api import convert, materialize, plan
 from kanmeta.checkpoint import load, save
 from kanmeta.meta import MetaLearner
 from kanmeta.plan import Plan
-from kanmeta.registry import register_adapter
+from kanmeta.registry import adapter_for, register_adapter
 from kanmeta.report import summary
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Adapter",
+    "Container",
     "MetaLearner",
     "Plan",
     "Slot",
     "__version__",
+    "adapter_for",
     "coefficients",
     "convert",
     "errors",

@@ -4,40 +4,40 @@ An adapter says how to recognise a layer and where its coefficients lie, as data
 of meta-learners, prompts or checkpoints, and never imports the library it describes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from kanmeta import layout as layouts
-from kanmeta.errors import AdapterError, LayoutError
-from kanmeta.layout import Rearrangement
-from kanmeta.spec import LayerSpec, SlotSpec
+from kanmeta.errors import AdapterError
 
-__all__ = ["TAP_AXES", "Adapter", "Slot"]
-
-TAP_AXES = ("kd", "kh", "kw")
-"""Names that layouts use for the axes of a convolution kernel."""
+__all__ = ["Adapter", "Container", "Slot", "placeholders"]
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One tensor of a layer that holds coefficients of its edges.
+    """One tensor of a layer that holds coefficients of its edges, or one for each group or output.
 
     Attributes:
         path: where the tensor is, relative to the layer: ``"coef"``, ``"spline_linear.weight"``.
-        layout: its axes as an einops pattern, e.g. ``"o (i k)"``. Axes that are not edge axes of
-            the adapter run over the coefficients of one edge.
+            ``"spline_conv.{g}.weight"`` stands for ``spline_conv.0.weight`` and so on, stacked:
+            ``g`` becomes an axis, which ``layout`` does not name again.
+        layout: axes as an einops pattern, e.g. ``"o (i k)"``. Axes that are not edge axes of the
+            adapter run over the coefficients of one edge. ``1`` is a dimension of size 1; ``...``
+            stands for the axes of a convolution kernel, the last one to three of kd, kh, kw;
+            ``"o (i k) + o i"`` is two layouts one after the other in one tensor.
         scaled_by: path of a per-edge factor that the library multiplies this tensor with. It is
             folded into the generated coefficients and reads as 1 afterwards.
         optional: the library leaves the tensor out under some of its constructor's options.
+        stored: the tensor's own axes where ``layout`` is how the library reshapes it.
     """
 
     path: str
     layout: str
     scaled_by: str | None = None
     optional: bool = False
+    stored: str | None = None
 
 
 def _no_sizes(layer: nn.Module) -> Mapping[str, int]:
@@ -58,11 +58,19 @@ class Adapter:
         slots: the coefficient tensors, in the order in which they make up an edge's vector w.
         plain: path -> layout of the tensors that must exist and are left alone.
         optional_plain: path -> layout of the tensors that may exist and are left alone.
+        free: patterns of paths of tensors that are not looked at: what the user chooses, such as
+            norms and activations (``"layer_norm.*"``).
         edges: the edge axes; prompts have shape ``(*edge axes, dim_z)``.
         sizes: ``layer -> {axis: size}``: sizes that shapes cannot tell, from its attributes.
         check: ``(layer, axis sizes) -> reason or None``: what names and shapes cannot tell.
+        methods: methods that the class must have; tells families of identical tensors apart.
+        broken: why a layer of this kind is never converted.
+        dead: path -> reason, of Parameters in ``plain`` that the library never uses.
         writers: method -> advice: methods that write coefficients *and* something else, so that
             they would leave the layer half changed. On a converted layer they raise at once.
+        grid_updates: method -> name of the attribute that holds the number of outputs: methods
+            that refit the coefficients of each input by a linear map that all its outputs share.
+        reindexers: methods that only move edges about, in place or into a new layer.
     """
 
     name: str
@@ -70,104 +78,72 @@ class Adapter:
     slots: tuple[Slot, ...]
     plain: Mapping[str, str] = field(default_factory=dict)
     optional_plain: Mapping[str, str] = field(default_factory=dict)
+    free: tuple[str, ...] = ()
     edges: str = "o i"
     sizes: Callable[[nn.Module], Mapping[str, int]] = _no_sizes
     check: Callable[[nn.Module, Mapping[str, int]], str | None] = _nothing_more
+    methods: tuple[str, ...] = ()
+    broken: str | None = None
+    dead: Mapping[str, str] = field(default_factory=dict)
     writers: Mapping[str, str] = field(default_factory=dict)
+    grid_updates: Mapping[str, str] = field(default_factory=dict)
+    reindexers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse declarations that contradict themselves."""
         if not self.slots or all(slot.optional for slot in self.slots):
             raise AdapterError(f"adapter {self.name!r} needs at least one slot that always exists")
         for slot in self.slots:
-            missing = set(layouts.axes(self.edges)) - set(layouts.axes(slot.layout))
+            has = {*layouts.axes(slot.layout), *placeholders(slot.path)}
+            # "..." is no axis yet: a slot without it is one that all kernel positions share.
+            missing = {*layouts.axes(self.edges.replace("...", ""))} - has
             if missing:
                 raise AdapterError(
                     f"adapter {self.name!r}: layout '{slot.layout}' of {slot.path!r} "
                     f"lacks the edge axes {sorted(missing)}"
                 )
+        unknown = self.dead.keys() - self.plain.keys()
+        if unknown:
+            raise AdapterError(f"adapter {self.name!r}: dead {sorted(unknown)} are not in plain")
 
     def considers(self, layer: nn.Module) -> bool:
         """Whether the class name of ``layer``, or of a base class, is one of ours."""
         return any(cls.__name__ in self.class_names for cls in type(layer).__mro__)
 
-    def recognise(self, layer: nn.Module, *, edge: str = "tap") -> "LayerSpec":
-        """Describe ``layer``.
 
-        Args:
-            layer: a module that this adapter considers.
-            edge: ``"tap"``: kernel positions of a convolution are edges of their own;
-                ``"pair"``: they belong to the coefficients of their channel pair.
+def placeholders(path: str) -> tuple[str, ...]:
+    """Axes that a path stacks over: ``"spline_conv.{g}.weight"`` gives ``("g",)``."""
+    return tuple(part[1:-1] for part in path.split(".") if part.startswith("{"))
 
-        Raises:
-            LayoutError: names or shapes of the tensors are not what this adapter declares.
-        """
-        tensors: dict[str, Tensor] = {}
-        tensors |= dict(layer.named_parameters(remove_duplicate=False))
-        tensors |= dict(layer.named_buffers(remove_duplicate=False))
-        declared = self._layouts()
-        required = {s.path for s in self.slots if not s.optional} | set(self.plain)
-        missing, extra = required - set(tensors), set(tensors) - set(declared)
-        if missing or extra:
-            parts = [f"lacks {sorted(missing)}"] if missing else []
-            parts += [f"has {sorted(extra)} in addition"] if extra else []
-            raise LayoutError(f"the layer {' and '.join(parts)}")
-        try:
-            known = self.sizes(layer)
-        except AttributeError as error:
-            raise LayoutError(str(error)) from error
-        sizes = layouts.solve({p: (declared[p], tuple(t.shape)) for p, t in tensors.items()}, known)
-        reason = self.check(layer, sizes)
-        if reason is not None:
-            raise LayoutError(reason)
-        return self._spec(layer, tensors, sizes, edge)
 
-    def _layouts(self) -> dict[str, str]:
-        edges = layouts.axes(self.edges)
-        scalers = {
-            s.scaled_by: layouts.restrict(s.layout, edges) for s in self.slots if s.scaled_by
-        }
-        return (
-            {s.path: s.layout for s in self.slots}
-            | scalers
-            | {**self.plain}
-            | {**self.optional_plain}
-        )
+def _none_dead(model: nn.Module) -> Sequence[str]:
+    return ()
 
-    def _spec(
-        self, layer: nn.Module, tensors: dict[str, Tensor], sizes: dict[str, int], edge: str
-    ) -> "LayerSpec":
-        edges = layouts.axes(self.edges)
-        if edge == "pair":
-            edges = tuple(axis for axis in edges if axis not in TAP_AXES)
-        present = [s for s in self.slots if s.path in tensors]
-        # A tensor the user froze stays as it is, unless the whole layer is frozen.
-        trainable = [s for s in present if tensors[s.path].requires_grad]
-        slots = tuple(
-            SlotSpec(
-                path=s.path,
-                tensor=Rearrangement.of(s.layout, edges, sizes),
-                requires_grad=tensors[s.path].requires_grad,
-                **self._scaler(s, tensors, edges, sizes),
-            )
-            for s in trainable or present
-        )
-        cls = next(c for c in type(layer).__mro__ if c.__name__ in self.class_names)
-        return LayerSpec(
-            self.name, cls.__name__, edge, edges, sizes, slots, tuple(self.writers.items())
-        )
 
-    def _scaler(
-        self,
-        slot: Slot,
-        tensors: Mapping[str, Tensor],
-        edges: tuple[str, ...],
-        sizes: Mapping[str, int],
-    ) -> dict[str, Any]:
-        if slot.scaled_by is None or slot.scaled_by not in tensors:
-            return {}
-        return {
-            "scaled_by": slot.scaled_by,
-            "scaler": Rearrangement.of(layouts.restrict(slot.layout, edges), edges, sizes),
-            "scaler_requires_grad": tensors[slot.scaled_by].requires_grad,
-        }
+@dataclass(frozen=True)
+class Container:
+    """A model class of a library whose methods rebuild, copy or store the layers in it.
+
+    Attributes:
+        name: for messages.
+        class_names: a module is considered if a class of its MRO has one of these names.
+        children: names of child modules that it must have.
+        reindexers: methods during which the layers are plain ones of the library. What they return
+            is converted again where its edges are those that were there before.
+        writers: method -> advice: methods that raise while a layer is converted.
+        dead: ``model -> paths`` of Parameters that have no effect in its present state.
+        revives: methods after which dead Parameters may have an effect.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    children: tuple[str, ...] = ()
+    reindexers: tuple[str, ...] = ()
+    writers: Mapping[str, str] = field(default_factory=dict)
+    dead: Callable[[nn.Module], Sequence[str]] = _none_dead
+    revives: tuple[str, ...] = ()
+
+    def considers(self, module: nn.Module) -> bool:
+        """Whether ``module`` is such a model."""
+        named = any(cls.__name__ in self.class_names for cls in type(module).__mro__)
+        return named and {*self.children} <= {*module._modules}

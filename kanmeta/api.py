@@ -12,11 +12,17 @@ from kanmeta.access import converted_layers
 from kanmeta.adapter import Adapter
 from kanmeta.clusters import Clusters
 from kanmeta.discovery import Filter
-from kanmeta.errors import LargerModelWarning, PlanError
+from kanmeta.errors import LargerModelWarning, PlanError, SkippedLayerWarning
 from kanmeta.initialise import LayerInit
 from kanmeta.meta import MetaLearner
 from kanmeta.plan import ClusterPlan, LayerPlan, Plan, Settings, make_plan
-from kanmeta.surgery import Installation, install, uninstall
+from kanmeta.surgery import (
+    Installation,
+    install,
+    install_containers,
+    uninstall,
+    uninstall_containers,
+)
 
 __all__ = ["apply_plan", "convert", "materialize", "plan"]
 
@@ -32,6 +38,7 @@ def plan(
     edge: str = "tap",
     init: str = "match",
     execution: str = "auto",
+    drop_dead: bool = False,
     adapters: Sequence[Adapter] = (),
     include: Filter | None = None,
     exclude: Filter | None = None,
@@ -44,7 +51,7 @@ def plan(
 
     Args and errors: see :func:`convert`.
     """
-    settings = Settings(dim_z, hidden, activation, bias, edge, init, execution)
+    settings = Settings(dim_z, hidden, activation, bias, edge, init, execution, drop_dead)
     return make_plan(
         model,
         settings=settings,
@@ -67,6 +74,7 @@ def convert(
     edge: str = "tap",
     init: str = "match",
     execution: str = "auto",
+    drop_dead: bool = False,
     adapters: Sequence[Adapter] = (),
     include: Filter | None = None,
     exclude: Filter | None = None,
@@ -93,6 +101,9 @@ def convert(
         init: ``"match"`` starts with the mean and spread of the library's own coefficients, per
             layer and slot; ``"paper"`` is Xavier-normal with zero biases.
         execution: ``"materialize"``, or ``"auto"`` to let kanmeta choose.
+        drop_dead: take out numbers that have no effect. Wav-KAN's ``weight1`` then reads as
+            zeros; pykan's affine numbers of edges that are not symbolic are no longer trained,
+            until ``fix_symbolic`` or :func:`materialize`.
         adapters: asked before all others.
         include: glob pattern(s) or ``(name, layer) -> bool``: convert only these layers.
         exclude: likewise, convert all but these.
@@ -120,6 +131,7 @@ def convert(
         edge=edge,
         init=init,
         execution=execution,
+        drop_dead=drop_dead,
         adapters=adapters,
         include=include,
         exclude=exclude,
@@ -132,6 +144,8 @@ def convert(
         )
     if planned.parameters_after > planned.parameters_before:
         warnings.warn(planned.notes[-1], LargerModelWarning, stacklevel=2)
+    for text in planned.skipped:
+        warnings.warn(f"left as it is: {text}", SkippedLayerWarning, stacklevel=2)
     return apply_plan(model, planned, generator)
 
 
@@ -146,7 +160,12 @@ def apply_plan(model: nn.Module, planned: Plan, generator: torch.Generator | Non
             layer.name: (layer.name, model.get_submodule(layer.name), layer.spec, value, meta, mode)
             for layer, value in zip(members, values, strict=True)
         }
-    install([ready[layer.name] for layer in planned.layers])
+    undo = install([ready[layer.name] for layer in planned.layers])
+    try:
+        install_containers(model, planned.settings.drop_dead)
+    except BaseException:
+        undo()
+        raise
     return model
 
 
@@ -195,4 +214,5 @@ def materialize(model: nn.Module) -> nn.Module:
         NothingToConvertError: no layer is converted.
     """
     uninstall(list(converted_layers(model).values()))
+    uninstall_containers(model)
     return model

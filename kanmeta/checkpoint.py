@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -25,7 +26,8 @@ from kanmeta.errors import (
     CheckpointError,
     ModelMismatchError,
 )
-from kanmeta.surgery import bindings, install
+from kanmeta.plain import CONSTANTS
+from kanmeta.surgery import bindings, install, install_containers
 
 __all__ = ["load", "save"]
 
@@ -124,16 +126,19 @@ def load(
     ready = restore.installations(header, found, tensors)
     plain = restore.plain_tensors(model, found).values()
     before = [(tensor, tensor.detach().clone()) for tensor in plain]
-    undo = install(ready)
-    try:
-        model.load_state_dict(tensors, strict=strict)
-    except BaseException:  # a module of the user's may refuse its part
-        undo()
-        with torch.no_grad():
-            for tensor, value in before:
-                tensor.copy_(value)
-        raise
+    with ExitStack() as undo:
+        undo.callback(install(ready))
+        undo.callback(install_containers(model, header["frozen"]))
+        undo.callback(_put_back, before)
+        model.load_state_dict(tensors, strict=strict)  # a module of the user's may refuse its part
+        undo.pop_all()
     return model
+
+
+@torch.no_grad()
+def _put_back(before: Sequence[tuple[Tensor, Tensor]]) -> None:
+    for tensor, value in before:
+        tensor.copy_(value)
 
 
 def _compare(
@@ -178,11 +183,7 @@ def _tensors(
         if name_of.setdefault(tensor, name) != name:
             aliases[name] = name_of[tensor]
             continue
-        narrow = (
-            dtype is not None
-            and tensor.is_floating_point()
-            and not name.endswith(restore.CONSTANTS)
-        )
+        narrow = dtype is not None and tensor.is_floating_point() and not name.endswith(CONSTANTS)
         stored = tensor.detach().to("cpu", dtype if narrow else tensor.dtype)
         # A view of somebody else's memory would be refused or stored with all of it.
         tensors[name] = stored.contiguous().clone() if stored._is_view() else stored.contiguous()

@@ -3,34 +3,55 @@
 The coefficient tensors are properties that generate when they are read and refuse to be written.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
 
-from kanmeta import execution
+from kanmeta import edits, execution
 from kanmeta.errors import CoefficientWriteError, SharingError
 from kanmeta.execution import Binding
 from kanmeta.guard import refusal
+from kanmeta.spec import Methods
 
-__all__ = ["ConvertedLayer", "GeneratesCoefficients", "converted_class"]
+__all__ = [
+    "ConvertedContainer",
+    "ConvertedLayer",
+    "GeneratesCoefficients",
+    "converted_class",
+    "converted_container",
+]
 
 
-class GeneratesCoefficients:
+class Replaced:
+    """Mixin of every class that stands in for one of a library, under its name.
+
+    ``_original`` is the library's class, ``_arguments`` what the stand-in is made from.
+    """
+
+    _original: type[nn.Module]
+    _arguments: tuple[Any, ...]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Build the library's own layer: ``type(layer)(4, 5)`` makes one that is not converted."""
+        return cls._original(*args, **kwargs) if args or kwargs else object.__new__(cls)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle and deepcopy by naming the library's class, which can be imported."""
+        standard: Any = super().__reduce_ex__(max(int(protocol), 2))
+        return (_rebuild, type(self)._arguments, *standard[2:])
+
+
+class GeneratesCoefficients(Replaced):
     """Mixin of every module, a layer or a child of one, that has generated tensors.
 
     ``_generated`` maps attribute name -> path below the layer.
     """
 
     _generated: Mapping[str, str]
-    _original: type[nn.Module]
-    _writers: tuple[tuple[str, str], ...] | None
     _kanmeta: Binding
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Build the library's own layer: ``type(layer)(4, 5)`` makes one that is not converted."""
-        return cls._original(*args, **kwargs) if args or kwargs else object.__new__(cls)
 
     def __setattr__(self, name: str, value: object) -> None:
         """Refuse to replace a generated tensor; everything else is as before."""
@@ -68,13 +89,6 @@ class GeneratesCoefficients:
                 error_messages.append(refusal("the stored tensor", prefix + name))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)  # type: ignore[misc]
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """Pickle and deepcopy by naming the library's class, which can be imported."""
-        standard: Any = super().__reduce_ex__(max(int(protocol), 2))
-        cls = type(self)
-        arguments = (cls._original, tuple(cls._generated.items()), cls._writers)
-        return (_rebuild, arguments, *standard[2:])
-
 
 class ConvertedLayer(GeneratesCoefficients):
     """Mixin of a converted layer: its forward runs through :mod:`kanmeta.execution`."""
@@ -92,6 +106,25 @@ class ConvertedLayer(GeneratesCoefficients):
             )
         super().__setattr__(name, value)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Move or cast: also what the library keeps in plain attributes, a grid for instance."""
+        result = super()._apply(fn, recurse)  # type: ignore[misc]
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor) and not value.requires_grad:
+                self.__dict__[name] = fn(value)
+        return result
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Take over the map of a grid update too, or that there was none."""
+        z, stored = self._kanmeta.prompts, state_dict.get(f"{prefix}coefficient_map")
+        present = f"{prefix}prompts" in state_dict
+        if present:
+            empty = None if stored is None else z.new_empty(stored.shape)
+            vars(self)["_buffers"]["coefficient_map"] = empty
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
     def extra_repr(self) -> str:
         """Add what was done to the layer to what the library prints."""
         theirs: str = super().extra_repr()  # type: ignore[misc]
@@ -100,12 +133,57 @@ class ConvertedLayer(GeneratesCoefficients):
         return f"{theirs}, {ours}" if theirs else ours
 
 
+class ConvertedContainer(Replaced):
+    """Mixin of a library's model whose methods rebuild, copy or store converted layers."""
+
+
 def _refuser(method: str, advice: str) -> Callable[..., None]:
-    def refuse(self: GeneratesCoefficients, *args: object, **kwargs: object) -> None:
-        name = f"{self._kanmeta.name or '(root)'} ({type(self).__name__})"
+    def refuse(self: nn.Module, *args: object, **kwargs: object) -> None:
+        binding = vars(self).get("_kanmeta")
+        name = f"{getattr(binding, 'name', '') or '(root)'} ({type(self).__name__})"
         raise CoefficientWriteError(f"{refusal(f'what {method} writes', name)} {advice}".strip())
 
     return refuse
+
+
+def _grid_updater(method: str, outputs: str) -> Callable[..., Any]:
+    def update(self: GeneratesCoefficients, *args: Any, **kwargs: Any) -> Any:
+        return edits.update_grid(self._kanmeta, method, outputs, args, kwargs)
+
+    return update
+
+
+def _reindexer(method: str) -> Callable[..., Any]:
+    def move(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        from kanmeta import moves  # which installs layers, for which it needs this module
+
+        return moves.run(self, method, args, kwargs)
+
+    return move
+
+
+def _reviver(method: str) -> Callable[..., Any]:
+    def revive(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        from kanmeta import surgery  # as above
+
+        result = getattr(super(type(self), self), method)(*args, **kwargs)
+        surgery.thaw(self)
+        return result
+
+    return revive
+
+
+def _uncached(original: type[nn.Module]) -> dict[str, Any]:
+    """Methods of ``original`` behind an ``lru_cache``, without it.
+
+    Keyed on tensors it never hits, but keeps layer, input, basis and autograd graph alive.
+    """
+    found = {}
+    for name in dir(original):
+        method = inspect.getattr_static(original, name)
+        if hasattr(method, "cache_clear") and hasattr(method, "__wrapped__"):
+            found[name] = method.__wrapped__
+    return found
 
 
 def _property(path: str) -> property:
@@ -115,28 +193,12 @@ def _property(path: str) -> property:
     return property(read, doc="Generated from prompts; cannot be written to.")
 
 
-@cache
-def converted_class(
-    original: type[nn.Module],
-    generated: tuple[tuple[str, str], ...],
-    writers: tuple[tuple[str, str], ...] | None,
+def _stand_in(
+    original: type[nn.Module], mixin: type, namespace: dict[str, Any], arguments: tuple[Any, ...]
 ) -> type[nn.Module]:
-    """Subclass of ``original`` with its name; cached, so equal layers stay of equal type.
-
-    Args:
-        original: the library's class.
-        generated: (attribute, path below the layer) of each generated tensor.
-        writers: methods of a layer to refuse, with advice; None for a child of a layer.
-    """
-    mixin = GeneratesCoefficients if writers is None else ConvertedLayer
-    namespace: dict[str, Any] = {name: _property(path) for name, path in generated}
     namespace |= {
-        name: _refuser(name, advice) for name, advice in writers or () if hasattr(original, name)
-    }
-    namespace |= {
-        "_generated": dict(generated),
         "_original": original,
-        "_writers": writers,
+        "_arguments": arguments,
         "__module__": original.__module__,
         "__qualname__": original.__qualname__,
         "__doc__": original.__doc__,
@@ -144,11 +206,49 @@ def converted_class(
     return type(original.__name__, (mixin, original), namespace)
 
 
-def _rebuild(
+def _overrides(original: type[nn.Module], methods: Methods) -> dict[str, Any]:
+    every = {name: _refuser(name, advice) for name, advice in methods.refused}
+    every |= {name: _grid_updater(name, outputs) for name, outputs in methods.grid_updates}
+    every |= {name: _reindexer(name) for name in methods.reindexers}
+    every |= {name: _reviver(name) for name in methods.revives}
+    return {name: method for name, method in every.items() if hasattr(original, name)}
+
+
+@cache
+def converted_class(
     original: type[nn.Module],
     generated: tuple[tuple[str, str], ...],
-    writers: tuple[tuple[str, str], ...] | None,
+    methods: Methods | None,
+) -> type[nn.Module]:
+    """Subclass of ``original`` with its name; cached, so equal layers stay of equal type.
+
+    Args:
+        original: the library's class.
+        generated: (attribute, path below the layer) of each generated tensor.
+        methods: of a layer that write coefficients; None for a child of a layer.
+    """
+    namespace: dict[str, Any] = {name: _property(path) for name, path in generated}
+    namespace |= _uncached(original) | _overrides(original, methods or Methods())
+    namespace["_generated"] = dict(generated)
+    mixin = GeneratesCoefficients if methods is None else ConvertedLayer
+    return _stand_in(original, mixin, namespace, (original, generated, methods))
+
+
+@cache
+def converted_container(original: type[nn.Module], methods: Methods) -> type[nn.Module]:
+    """Subclass of ``original``, a model, with its name."""
+    namespace = _overrides(original, methods)
+    return _stand_in(original, ConvertedContainer, namespace, (original, None, methods))
+
+
+def _rebuild(
+    original: type[nn.Module],
+    generated: tuple[tuple[str, str], ...] | None,
+    methods: Methods | None,
 ) -> nn.Module:
-    """Make an empty instance of a converted class, for pickle and deepcopy."""
-    cls = converted_class(original, generated, writers)  # type: ignore[arg-type]
+    """Make an empty instance of a stand-in class, for pickle and deepcopy."""
+    if generated is None:
+        assert methods is not None
+        return object.__new__(converted_container(original, methods))  # type: ignore[arg-type]
+    cls = converted_class(original, generated, methods)  # type: ignore[arg-type]
     return object.__new__(cls)

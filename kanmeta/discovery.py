@@ -24,7 +24,13 @@ __all__ = ["Filter", "Found", "find_layers", "refuse_conflicts", "refuse_wrapped
 Filter = str | Sequence[str] | Callable[[str, nn.Module], bool]
 """Glob pattern(s) over layer names (``"encoder.*"``), or ``(name, layer) -> bool``."""
 
-NEW_NAMES = ("prompts", "coefficient_scale", "coefficient_offset", "meta_learner")
+NEW_NAMES = (
+    "prompts",
+    "coefficient_scale",
+    "coefficient_offset",
+    "coefficient_map",
+    "meta_learner",
+)
 """Names that a converted layer gains."""
 
 
@@ -69,6 +75,8 @@ def find_layers(
 ) -> tuple[list[Found], list[str]]:
     """Return the layers to convert, in the order of registration, and notes on those that are not.
 
+    A note is the name of a layer, its class, and why it stays.
+
     Raises:
         AlreadyConvertedError: one of them is converted already.
         NothingToConvertError: there is none.
@@ -89,11 +97,15 @@ def find_layers(
             converted += [names[0]] if module in chosen else []
             continue
         spec, reasons = registry.recognise(module, adapters, edge=edge)
-        if spec is None and (reasons or "kan" in type(module).__name__.lower()):
-            refused[names[0]] = [type(module).__name__, *reasons]
-        elif spec is not None and module in chosen:
+        if spec is None:
+            reasons = reasons or _suggestions(module, adapters)
+            if module in chosen and (reasons or "kan" in type(module).__name__.lower()):
+                refused[names[0]] = [type(module).__name__, *reasons]
+        elif not spec.slots:
+            refused[names[0]] = [type(module).__name__, *spec.notes]
+        elif module in chosen:
             found.append(Found(tuple(names), module, spec))
-        elif spec is not None:
+        else:
             left_out.append(names[0])
     if converted:
         raise AlreadyConvertedError(
@@ -104,11 +116,21 @@ def find_layers(
     if not found:
         raise NothingToConvertError(_nothing_found(len(names_of), refused, left_out, adapters))
     notes = [
-        f"left as it is: {name or '(root)'} ({cls}), {'; '.join(reasons)}"
+        f"{name or '(root)'} ({cls}): {'; '.join(reasons)}"
         for name, (cls, *reasons) in refused.items()
         if reasons
     ]
     return found, notes
+
+
+def _suggestions(layer: nn.Module, adapters: Sequence[Adapter]) -> list[str]:
+    """What to do about a layer of an unknown class that has the tensors of a known one."""
+    cls = type(layer).__name__
+    return [
+        f"has the tensors of {adapter.name} ({'/'.join(adapter.class_names)}); if it computes the "
+        f"same, pass adapters=[kanmeta.adapter_for({cls!r}, like={adapter.name!r})]"
+        for adapter in registry.lookalikes(layer, adapters)
+    ]
 
 
 def _chosen(

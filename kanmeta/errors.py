@@ -7,6 +7,7 @@ All derive from :class:`KanMetaError` and from the built-in exception a caller w
 __all__ = [
     "AdapterError",
     "AlreadyConvertedError",
+    "BrokenLayerError",
     "CheckpointError",
     "CoefficientWriteError",
     "CorruptCheckpointError",
@@ -16,8 +17,10 @@ __all__ = [
     "LayoutError",
     "ModelMismatchError",
     "NothingToConvertError",
+    "PlainModelWarning",
     "PlanError",
     "SharingError",
+    "SkippedLayerWarning",
     "VersionError",
     "WrappedModelError",
 ]
@@ -29,6 +32,10 @@ class KanMetaError(Exception):
 
 class LayoutError(KanMetaError, ValueError):
     """A tensor's shape contradicts the layout an adapter declares for it."""
+
+
+class BrokenLayerError(LayoutError):
+    """A layer of a known kind that cannot be converted, because of a fault of the library."""
 
 
 class AdapterError(KanMetaError, ValueError):
@@ -81,3 +88,11 @@ class ModelMismatchError(CheckpointError):
 
 class LargerModelWarning(UserWarning):
     """The conversion makes the model larger instead of smaller."""
+
+
+class SkippedLayerWarning(UserWarning):
+    """A layer that looks like one of a KAN library was not converted."""
+
+
+class PlainModelWarning(UserWarning):
+    """A method of the library made layers of coefficients that no prompts can stand for."""

@@ -81,13 +81,39 @@ class Binding:
         assert isinstance(prompts, Tensor)
         return prompts
 
+    @property
+    def map(self) -> Tensor | None:
+        """Map T of grid updates, ``(*edge axes but o, k, k)``; None before the first."""
+        coefficient_map = self.layer.coefficient_map
+        assert coefficient_map is None or isinstance(coefficient_map, Tensor)
+        return coefficient_map
+
+    @map.setter
+    def map(self, value: Tensor | None) -> None:
+        self.layer._buffers["coefficient_map"] = value
+
     def coefficients(self) -> Tensor:
-        """Generate w = offset + scale * M(z), ``(*edge_shape, dim_w)``."""
-        z = self.prompts
+        """Generate w = offset + scale * M(z), ``(*edge_shape, dim_w)``.
+
+        After a grid update the basis coefficients are T (offset + scale * M(z)).
+        """
+        z, layer = self.prompts, self.layer
         with _no_autocast(z.device.type):
-            w = self.meta_learner(z, self.layer.coefficient_scale, self.layer.coefficient_offset)
+            w = self.meta_learner(z, layer.coefficient_scale, layer.coefficient_offset)
+            w = w if self.map is None else self._mapped(w, self.map)
         assert isinstance(w, Tensor)
         return w
+
+    def _mapped(self, w: Tensor, coefficient_map: Tensor) -> Tensor:
+        """Apply T, ``(*edge axes but o, k, k)``, to the basis coefficients of each edge."""
+        widths, slots = self.spec.widths, self.spec.slots
+        parts = list(torch.split(w, list(widths), dim=-1))
+        position = slots.index(self.spec.basis_slot)
+        edges = "".join(chr(ord("A") + i) for i in range(len(self.spec.edge_axes)))
+        inputs = edges.replace(edges[self.spec.edge_axes.index("o")], "")
+        equation = f"{inputs}yx,{edges}x->{edges}y"
+        parts[position] = torch.einsum(equation, coefficient_map, parts[position])
+        return torch.cat(parts, dim=-1)
 
     def read(self, path: str) -> Tensor:
         """Return the tensor at ``path`` in the library's own layout."""

@@ -21,6 +21,7 @@ from kanmeta.errors import (
 )
 from kanmeta.execution import EXECUTIONS
 from kanmeta.meta import ACTIVATIONS
+from kanmeta.surgery import FROZEN
 
 __all__ = ["FORMAT", "Header", "describe", "read"]
 
@@ -72,9 +73,12 @@ def describe(model: nn.Module) -> dict[str, Any]:
                 "meta_learner": index[binding.meta_learner],
                 "shape": [*binding.spec.edge_shape, binding.spec.dim_w],
                 "slots": {s.path: s.tensor.layout for s in binding.spec.slots},
+                "mapped": binding.map is not None,
+                "dropped": [*binding.spec.dropped],
             }
             for name, binding in layers.items()
         ],
+        "frozen": any(vars(module).get(FROZEN) for module in model.modules()),
     }
 
 
@@ -153,6 +157,8 @@ _LAYER = {
     "meta_learner": int,
     "shape": list,
     "slots": dict,
+    "mapped": bool,
+    "dropped": list,
 }
 
 
@@ -173,6 +179,7 @@ def _check_header(header: Mapping[str, Any]) -> None:
         _expect(layer["edge"] in ("tap", "pair") and layer["execution"] in EXECUTIONS, layer)
         _expect(all(type(n) is int and n >= 1 for n in layer["shape"]), layer)
         _expect(layer["shape"][-1:] == [metas[layer["meta_learner"]]["dim_w"]], layer)
+    _expect(type(header["frozen"]) is bool, header["frozen"])
     _expect(len({layer["name"] for layer in layers}) == len(layers), "a layer twice")
     # Each meta-learner is used, and its owner is one of its layers.
     users = [[la["name"] for la in layers if la["meta_learner"] == i] for i in range(len(metas))]

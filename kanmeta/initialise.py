@@ -29,11 +29,19 @@ _BLOCK = 1 << 16  # edges generated at once while measuring: bounds the memory t
 
 @dataclass(frozen=True)
 class LayerInit:
-    """First values of a layer: prompts ``(*edge_shape, dim_z)``, scale and offset ``(dim_w,)``."""
+    """First values of a layer.
+
+    Attributes:
+        prompts: ``(*edge_shape, dim_z)``.
+        scale, offset: ``(dim_w,)`` each.
+        map: what grid updates have made of the basis coefficients, see :mod:`kanmeta.edits`:
+            ``(*edge axes but o, k, k)``, or None before the first.
+    """
 
     prompts: Tensor
     scale: Tensor
     offset: Tensor
+    map: Tensor | None = None
 
 
 def draw(

@@ -1,7 +1,7 @@
 """The plan of a conversion: all decisions and all errors come before a model is touched."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -10,10 +10,11 @@ from kanmeta import execution as executions
 from kanmeta import graph, registry
 from kanmeta.adapter import Adapter
 from kanmeta.clusters import Clusters
-from kanmeta.discovery import Filter, find_layers, refuse_conflicts, refuse_wrapped
+from kanmeta.discovery import Filter, Found, find_layers, refuse_conflicts, refuse_wrapped
 from kanmeta.errors import PlanError
 from kanmeta.initialise import INITS
 from kanmeta.meta import ACTIVATIONS
+from kanmeta.recognition import without_dead
 from kanmeta.spec import LayerSpec, tensor_at
 
 __all__ = ["ClusterPlan", "LayerPlan", "Plan", "Settings", "make_plan"]
@@ -30,6 +31,7 @@ class Settings:
     edge: str = "tap"
     init: str = "match"
     execution: str = "auto"
+    drop_dead: bool = False
 
     def check(self) -> None:
         """Raise PlanError for a value outside its range."""
@@ -43,8 +45,9 @@ class Settings:
                 raise PlanError(
                     f"{name}={getattr(self, name)!r}: expected one of {', '.join(choices)}"
                 )
-        if not isinstance(self.bias, bool):
-            raise PlanError(f"bias={self.bias!r}: expected True or False")
+        for name in ("bias", "drop_dead"):
+            if not isinstance(getattr(self, name), bool):
+                raise PlanError(f"{name}={getattr(self, name)!r}: expected True or False")
         executions.resolve(self.execution)
 
     def meta_parameters(self, dim_w: int) -> int:
@@ -90,6 +93,7 @@ class Plan:
         clusters: in the order of their first layers.
         order_source: where the order comes from, see :mod:`kanmeta.graph`.
         notes: what a user should know before agreeing.
+        skipped: layers that look like ones of a KAN library and stay as they are, and why.
         parameters_before, parameters_after: all Parameters of the model, frozen ones included.
     """
 
@@ -98,6 +102,7 @@ class Plan:
     clusters: tuple[ClusterPlan, ...]
     order_source: str
     notes: tuple[str, ...]
+    skipped: tuple[str, ...]
     parameters_before: int
     parameters_after: int
 
@@ -132,6 +137,7 @@ class Plan:
             f"({self.parameters_before / max(self.parameters_after, 1):.2f}x), "
             f"order of layers: {self.order_source}"
         )
+        lines += [f"left as it is: {text}" for text in self.skipped]
         return "\n".join(lines + [f"note: {note}" for note in self.notes])
 
 
@@ -150,9 +156,11 @@ def make_plan(
     if not isinstance(model, nn.Module):
         raise PlanError(f"expected a torch.nn.Module, got a {type(model).__name__}")
     refuse_wrapped(model)
-    found, notes = find_layers(
+    found, skipped = find_layers(
         model, registry.all_adapters(adapters), settings.edge, include, exclude
     )
+    if settings.drop_dead:
+        found = [replace(item, spec=without_dead(item.spec, item.layer)) for item in found]
     refuse_conflicts(model, found)
     order, source = graph.execution_order(
         model, {item.names[0]: item.layer for item in found}, example_inputs
@@ -162,9 +170,9 @@ def make_plan(
         clusters,
         [item.names[0] for item in found],
         [item.spec.kind for item in found],
-        [item.spec.sizes["o"] for item in found],
+        [item.spec.outputs for item in found],
     )
-    notes += cluster_notes
+    notes = _notes(model, found, settings.drop_dead) + cluster_notes
     planned = tuple(
         LayerPlan(
             name=item.names[0],
@@ -182,7 +190,27 @@ def make_plan(
     after += sum(group.parameters for group in groups)
     if after > before:
         notes.append(_break_even(planned, settings, before, after))
-    return Plan(settings, planned, groups, source, tuple(notes), before, after)
+    return Plan(settings, planned, groups, source, tuple(notes), tuple(skipped), before, after)
+
+
+def _notes(model: nn.Module, found: Sequence[Found], drop_dead: bool) -> list[str]:
+    """What the layers' adapters and the containers around them have to say, each text once."""
+    layers_of: dict[str, list[str]] = {}
+    for item in found:
+        for text in item.spec.notes:
+            layers_of.setdefault(text, []).append(item.names[0] or "(root)")
+    notes = [f"{text} ({', '.join(names)})" for text, names in layers_of.items()]
+    for name, module in model.named_modules():
+        container = registry.container_of(module)
+        dead = () if container is None else container.dead(module)
+        if dead and any(item.layer in {*module.modules()} for item in found):
+            number = sum(tensor_at(module, path).numel() for path in dead)
+            what = "are frozen" if drop_dead else "drop_dead=True freezes them"
+            notes.append(
+                f"{number:,} numbers of {name or 'the model'} have no effect as it is "
+                f"({', '.join(dead)}); {what}"
+            )
+    return notes
 
 
 def _cluster(index: int, layers: Sequence[LayerPlan], settings: Settings) -> ClusterPlan:

@@ -8,16 +8,26 @@ entry point group ``kanmeta.adapters``.
 import importlib
 import importlib.metadata
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
+from types import ModuleType
 
 from torch import nn
 
-from kanmeta.adapter import Adapter
-from kanmeta.errors import AdapterError, LayoutError
+from kanmeta.adapter import Adapter, Container, placeholders
+from kanmeta.errors import AdapterError, BrokenLayerError, LayoutError
+from kanmeta.recognition import describe
 from kanmeta.spec import LayerSpec
 
-__all__ = ["all_adapters", "recognise", "register_adapter"]
+__all__ = [
+    "adapter_for",
+    "all_adapters",
+    "container_of",
+    "lookalikes",
+    "recognise",
+    "register_adapter",
+]
 
 _registered: dict[str, Adapter] = {}
 
@@ -43,14 +53,20 @@ def register_adapter(adapter: Adapter) -> Adapter:
 
 
 @cache
-def _built_in() -> tuple[Adapter, ...]:
+def _modules() -> tuple[ModuleType, ...]:
     package = importlib.import_module("kanmeta.adapters")
-    modules = sorted(m.name for m in pkgutil.iter_modules(package.__path__))
-    return tuple(
-        adapter
-        for name in modules
-        for adapter in importlib.import_module(f"{package.__name__}.{name}").ADAPTERS
-    )
+    names = sorted(m.name for m in pkgutil.iter_modules(package.__path__))
+    return tuple(importlib.import_module(f"{package.__name__}.{name}") for name in names)
+
+
+@cache
+def _built_in() -> tuple[Adapter, ...]:
+    return tuple(adapter for module in _modules() for adapter in module.ADAPTERS)
+
+
+@cache
+def _containers() -> tuple[Container, ...]:
+    return tuple(c for module in _modules() for c in getattr(module, "CONTAINERS", ()))
 
 
 @cache
@@ -84,7 +100,53 @@ def recognise(
     for adapter in adapters:
         if adapter.considers(layer):
             try:
-                return adapter.recognise(layer, edge=edge), reasons
+                return describe(adapter, layer, edge), reasons
+            except BrokenLayerError as error:
+                return None, [f"{adapter.name}: {error}"]
             except LayoutError as error:
                 reasons.append(f"not {adapter.name}: {error}")
     return None, reasons
+
+
+def adapter_for(class_name: str, *, like: str) -> Adapter:
+    """Make an adapter for a layer class that is another one's copy under a new name.
+
+    >>> import kanmeta
+    >>> mine = kanmeta.adapter_for("MyLinear", like="efficient-kan")
+    >>> mine.class_names
+    ('MyLinear',)
+
+    Args:
+        class_name: name of the class.
+        like: name of the adapter whose layers it computes the same as.
+
+    Raises:
+        AdapterError: there is no adapter of that name.
+    """
+    known = {adapter.name: adapter for adapter in all_adapters()}
+    if like not in known:
+        raise AdapterError(f"no adapter is called {like!r}; there are {', '.join(known)}")
+    return replace(known[like], name=f"{like} as {class_name}", class_names=(class_name,))
+
+
+def lookalikes(layer: nn.Module, adapters: Sequence[Adapter]) -> Iterator[Adapter]:
+    """Adapters that do not know the class of ``layer``, but whose tensors it has exactly."""
+    if type(layer).__module__.startswith("torch."):
+        return
+    paths = {path for path, _ in layer.named_parameters(remove_duplicate=False)}
+    for adapter in adapters:
+        first = next(slot.path for slot in adapter.slots if not slot.optional)
+        if first.format(**dict.fromkeys(placeholders(first), 0)) in paths:  # a quick look first
+            try:
+                describe(adapter, layer, "tap")
+            except BrokenLayerError:
+                yield adapter
+            except LayoutError:
+                continue
+            else:
+                yield adapter
+
+
+def container_of(module: nn.Module) -> Container | None:
+    """Description of ``module`` as a model whose methods rebuild the layers in it."""
+    return next((c for c in _containers() if c.considers(module)), None)

@@ -146,12 +146,7 @@ class _Count(NamedTuple):
 def _coefficients(binding: Binding) -> _Count:
     """Count the Parameters that a layer had before it was converted."""
     like = binding.prompts
+    shapes, trainable = binding.spec.shapes, binding.spec.trainable
     return _Count.of(
-        (like.new_empty((), device="meta").expand(rearrangement.shape), trainable)
-        for slot in binding.spec.slots
-        for rearrangement, trainable in (
-            (slot.tensor, slot.requires_grad),
-            (slot.scaler, slot.scaler_requires_grad),
-        )
-        if rearrangement is not None
+        (like.new_empty((), device="meta").expand(shapes[path]), trainable[path]) for path in shapes
     )

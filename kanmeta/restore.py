@@ -12,13 +12,12 @@ from kanmeta.discovery import Found
 from kanmeta.errors import CorruptCheckpointError, LayoutError, ModelMismatchError
 from kanmeta.initialise import LayerInit
 from kanmeta.meta import MetaLearner
+from kanmeta.plain import CONSTANTS
+from kanmeta.recognition import describe, without_dead
 from kanmeta.spec import tensor_at
 from kanmeta.surgery import Installation
 
-__all__ = ["CONSTANTS", "expected_shapes", "installations", "match_layers", "plain_tensors"]
-
-CONSTANTS = ("coefficient_scale", "coefficient_offset")
-"""Buffers of a converted layer."""
+__all__ = ["expected_shapes", "installations", "match_layers", "plain_tensors"]
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -49,13 +48,15 @@ def match_layers(
             try:
                 if not adapter.considers(layer):
                     raise LayoutError(f"its class is {type(layer).__name__}")
-                spec = adapter.recognise(layer, edge=entry["edge"])
+                spec = describe(adapter, layer, entry["edge"])
+                spec = without_dead(spec, layer) if entry["dropped"] else spec
             except LayoutError as error:
                 problems.append(f"{name}: expected a layer of {adapter.name}: {error}")
                 continue
             found = [*spec.edge_shape, spec.dim_w]
             slots = {s.path: s.tensor.layout for s in spec.slots}
-            if found != entry["shape"] or slots != entry["slots"]:
+            same = [*spec.dropped] == entry["dropped"]
+            if found != entry["shape"] or slots != entry["slots"] or not same:
                 problems.append(
                     f"{name}: expected (edges, dim_w) {entry['shape']} in {entry['slots']}, "
                     f"found {found} in {slots} (a tensor that is frozen, requires_grad=False, is "
@@ -96,7 +97,9 @@ def expected_shapes(
         dim_z = header["meta_learners"][entry["meta_learner"]]["dim_z"]
         for prefix in names[item.layer]:
             added[f"{prefix}prompts"] = (*item.spec.edge_shape, dim_z)
-            added |= {prefix + constant: (item.spec.dim_w,) for constant in CONSTANTS}
+            added |= {f"{prefix}coefficient_{c}": (item.spec.dim_w,) for c in ("scale", "offset")}
+            if entry["mapped"]:
+                added[f"{prefix}coefficient_map"] = item.spec.map_shape
     for meta in header["meta_learners"]:
         for prefix in names[layer_of[meta["layer"]]]:
             prefix = f"{prefix}meta_learner."
@@ -133,7 +136,8 @@ def installations(
                 )
             metas[entry["meta_learner"]] = meta.to(like)
         prefix = f"{entry['name']}." if entry["name"] else ""
-        first = [tensors[prefix + name] for name in ("prompts", *CONSTANTS)]
+        names = ["prompts", *CONSTANTS[: 3 if entry["mapped"] else 2]]
+        first = [tensors[prefix + name] for name in names]
         if not all(t.is_floating_point() for t in first):
             raise CorruptCheckpointError(
                 f"prompts or constants of {entry['name'] or '(root)'} are stored as "

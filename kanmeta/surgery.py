@@ -4,20 +4,36 @@ A layer keeps its object and its place; its class becomes one of :mod:`kanmeta.c
 but the recognised layers is touched.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from kanmeta.converted import ConvertedLayer, converted_class
+from kanmeta import registry
+from kanmeta.converted import (
+    ConvertedContainer,
+    ConvertedLayer,
+    converted_class,
+    converted_container,
+)
 from kanmeta.execution import Binding
 from kanmeta.initialise import LayerInit
 from kanmeta.meta import MetaLearner
-from kanmeta.spec import LayerSpec
+from kanmeta.plain import make_plain, owners
+from kanmeta.spec import LayerSpec, Methods, tensor_at
 
-__all__ = ["bindings", "install", "uninstall"]
+__all__ = [
+    "Installation",
+    "bindings",
+    "install",
+    "install_containers",
+    "release",
+    "thaw",
+    "uninstall",
+    "uninstall_containers",
+]
 
 
 def bindings(model: nn.Module) -> Iterator[tuple[str, Binding]]:
@@ -38,21 +54,12 @@ def install(layers: Sequence[Installation]) -> Callable[[], None]:
     """
     for meta in {meta for *_, meta, _ in layers}:  # trained if a layer that uses it is
         specs = [spec for _, _, spec, _, m, _ in layers if m is meta]
-        meta.requires_grad_(any(slot.requires_grad for spec in specs for slot in spec.slots))
+        meta.requires_grad_(any(spec.requires_grad for spec in specs))
     with ExitStack() as undo:
         for name, layer, spec, values, meta, mode in layers:
             undo.callback(_restorer(layer, spec))
             _install(name, layer, spec, values, meta, mode)
         return undo.pop_all().close
-
-
-def _owners(layer: nn.Module, spec: LayerSpec) -> dict[str, tuple[nn.Module, dict[str, str]]]:
-    """Modules that hold generated tensors: path of the module -> (module, attribute -> path)."""
-    owners: dict[str, tuple[nn.Module, dict[str, str]]] = {"": (layer, {})}
-    for path in spec.paths:
-        prefix, _, attribute = path.rpartition(".")
-        owners.setdefault(prefix, (layer.get_submodule(prefix), {}))[1][attribute] = path
-    return owners
 
 
 def _install(
@@ -63,22 +70,26 @@ def _install(
     meta: MetaLearner,
     mode: str,
 ) -> None:
-    owners = _owners(layer, spec)
-    order = {prefix: tuple(module._parameters) for prefix, (module, _) in owners.items()}
+    places = owners(layer, spec)
+    order = {prefix: tuple(module._parameters) for prefix, (module, _) in places.items()}
     binding = Binding(name, layer, spec, meta, mode, order)
-    trainable = any(slot.requires_grad for slot in spec.slots)
-    for prefix, (module, generated) in owners.items():
+    for prefix, (module, generated) in places.items():
         for attribute in generated:
             del module._parameters[attribute]
         module.__dict__["_kanmeta"] = binding
         module.__class__ = converted_class(
             type(module),  # type: ignore[arg-type]
             tuple(generated.items()),
-            spec.writers if prefix == "" else None,
+            spec.methods if prefix == "" else None,
         )
-    layer.register_parameter("prompts", nn.Parameter(values.prompts, requires_grad=trainable))
+    layer.register_parameter("prompts", nn.Parameter(values.prompts, spec.requires_grad))
     layer.register_buffer("coefficient_scale", values.scale)
     layer.register_buffer("coefficient_offset", values.offset)
+    layer.register_buffer("coefficient_map", values.map)
+    for parameter in layer.parameters():
+        # Several numbers in one place (torch-conv-kan's phases): an optimiser could not step.
+        if 0 in parameter.stride() and parameter.numel() > 1:
+            parameter.data = parameter.data.contiguous()
     if not meta.bindings:
         layer.register_module("meta_learner", meta)
     meta.bindings.append(binding)
@@ -94,10 +105,13 @@ def _restorer(layer: nn.Module, spec: LayerSpec) -> Any:
             dict(module._buffers),
             dict(module._modules),
         )
-        for module, _ in _owners(layer, spec).values()
+        for module, _ in owners(layer, spec).values()
     ]
+    data = [(parameter, parameter.data) for parameter in layer.parameters()]
 
     def restore() -> None:
+        for parameter, values in data:
+            parameter.data = values
         for module, cls, parameters, buffers, modules in saved:
             module.__class__ = cls
             module.__dict__.pop("_kanmeta", None)
@@ -117,31 +131,69 @@ def uninstall(layers: Sequence[Binding]) -> None:
     with torch.no_grad():
         plain = [binding.spec.split(binding.coefficients()) for binding in layers]
     for binding, tensors in zip(layers, plain, strict=True):
-        _uninstall(binding, tensors)
+        release(binding)
+        make_plain(binding, {path: tensor.clone() for path, tensor in tensors.items()})
 
 
-def _uninstall(binding: Binding, tensors: Mapping[str, Tensor]) -> None:
-    layer, meta = binding.layer, binding.meta_learner
-    trainable = {slot.path: slot.requires_grad for slot in binding.spec.slots}
-    trainable |= {
-        slot.scaled_by: slot.scaler_requires_grad
-        for slot in binding.spec.slots
-        if slot.scaled_by is not None
-    }
-    for name in ("prompts", "coefficient_scale", "coefficient_offset"):
-        delattr(layer, name)
-    owned = layer._modules.pop("meta_learner", None) is not None
-    for prefix, (module, generated) in _owners(layer, binding.spec).items():
-        module.__class__ = type(module)._original  # type: ignore[attr-defined]
-        del module.__dict__["_kanmeta"]
-        for attribute, path in generated.items():
-            parameter = nn.Parameter(tensors[path], requires_grad=trainable[path])
-            module.register_parameter(attribute, parameter)
-        for name in binding.order[prefix]:  # optimisers and state_dict go by position
-            if name in module._parameters:
-                module._parameters[name] = module._parameters.pop(name)
+def release(binding: Binding) -> None:
+    """Take a layer from its meta-learner; if it owns it, the next layer that uses it does then."""
+    meta = binding.meta_learner
     meta.bindings.remove(binding)
+    owned = binding.layer._modules.pop("meta_learner", None) is not None
     if owned and meta.bindings:
         heir = meta.bindings[0]
         assert isinstance(heir, Binding)
         heir.layer.register_module("meta_learner", meta)
+
+
+FROZEN = "_kanmeta_frozen"
+"""Attribute of a container: paths of the Parameters that a conversion has frozen."""
+
+
+def install_containers(model: nn.Module, freeze: bool) -> Callable[[], None]:
+    """Let the models of a library around converted layers look after these; return an undo.
+
+    Args:
+        model: any module.
+        freeze: whether Parameters that have no effect stop being trained.
+    """
+    with ExitStack() as undo:
+        for module in list(model.modules()):
+            container = registry.container_of(module)
+            if container is None or isinstance(module, ConvertedContainer):
+                continue
+            if any(True for _ in bindings(module)):
+                undo.callback(_uninstall_container, module)
+                methods = Methods(
+                    refused=tuple(container.writers.items()),
+                    reindexers=container.reindexers,
+                    revives=container.revives,
+                )
+                module.__class__ = converted_container(type(module), methods)  # type: ignore[arg-type]
+                dead = [p for p in container.dead(module) if tensor_at(module, p).requires_grad]
+                module.__dict__[FROZEN] = tuple(dead if freeze else ())
+                for path in module.__dict__[FROZEN]:
+                    tensor_at(module, path).requires_grad_(False)
+        return undo.pop_all().close
+
+
+def uninstall_containers(model: nn.Module) -> None:
+    """Give models without converted layers their library's classes back."""
+    for module in model.modules():
+        if isinstance(module, ConvertedContainer) and not any(True for _ in bindings(module)):
+            _uninstall_container(module)
+
+
+def _uninstall_container(module: nn.Module) -> None:
+    for path in module.__dict__.pop(FROZEN):
+        tensor_at(module, path).requires_grad_(True)
+    module.__class__ = type(module)._original  # type: ignore[attr-defined]
+
+
+def thaw(module: nn.Module) -> None:
+    """Train the frozen Parameters of a container again that have come to have an effect."""
+    container = registry.container_of(module)
+    assert container is not None
+    dead = container.dead(module)
+    for path in module.__dict__[FROZEN]:
+        tensor_at(module, path).requires_grad_(path not in dead)

@@ -3,9 +3,8 @@
 A new adapter is one more row here.
 """
 
-import warnings
+import importlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,47 +15,7 @@ from torch import Tensor, nn
 import kanmeta
 from recipes.reference import efficient_kan, fast_kan
 from tests import upstream
-
-
-@dataclass(frozen=True)
-class Case:
-    """A library's model of two KAN layers, [4, 5, 3], and what an adapter must find in it."""
-
-    name: str
-    build: Callable[[], nn.Module]
-    adapter: str
-    dim_w: int
-    layers: tuple[str, ...] = ("layers.0", "layers.1")
-    adapters: tuple[kanmeta.Adapter, ...] = ()
-    output: Callable[[Any], Tensor] = field(default=lambda y: y)
-    layer_kwargs: dict[str, Any] = field(default_factory=dict)  # that make inputs independent
-    pickles: bool = True  # torch.save(model) works before conversion
-    in_shape: tuple[int, ...] = (4,)
-    edge: str = "tap"
-
-    @property
-    def available(self) -> bool:
-        """Whether the library is at hand; where it is not, building the model skips the test."""
-        return not self.name.startswith("upstream-") or upstream.AVAILABLE
-
-    def model(self, dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Module:
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # some libraries warn while they are built
-            torch.manual_seed(seed)
-            return self.build().to(dtype)
-
-    def convert(self, model: nn.Module, **kwargs: Any) -> nn.Module:
-        kwargs = {"hidden": 3, "edge": self.edge, "adapters": self.adapters} | kwargs
-        kwargs.setdefault("generator", torch.Generator().manual_seed(1))
-        return kanmeta.convert(model, **kwargs)
-
-    def run(self, model: nn.Module, x: Tensor) -> Tensor:
-        return self.output(model(x))
-
-    def x(self, n: int = 6, dtype: torch.dtype = torch.float64, seed: int = 2) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
-        x = torch.rand(n, *self.in_shape, generator=generator, dtype=torch.float64)
-        return (x * 1.8 - 0.9).to(dtype)
+from tests.case import Case
 
 
 def _efficient(get: Callable[[], Any], **kwargs: Any) -> Callable[[], nn.Module]:
@@ -93,6 +52,13 @@ def _pykan(**kwargs: Any) -> Callable[[], nn.Module]:
         return KAN([4, 5, 3], grid=5, k=3, auto_save=False, seed=torch.initial_seed(), **kwargs)
 
     return build
+
+
+FAMILIES = [
+    importlib.import_module(f"tests.{file.stem}")
+    for file in sorted(Path(__file__).parent.glob("rows_*.py"))
+]
+"""Modules with rows of further libraries."""
 
 
 class TapConv(nn.Module):
@@ -189,6 +155,7 @@ CASES = [
         in_shape=(2, 4, 4),
         edge="pair",
     ),
+    *(row for family in FAMILIES for row in family.ROWS),
 ]
 
 

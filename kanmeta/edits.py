@@ -1,0 +1,157 @@
+"""Changes of coefficients that are exact on prompts: refitting to a new grid, moving edges.
+
+A grid update maps the coefficients of each input linearly, w_new[o,i] = T_i w_old[o,i], and the
+same T_i serves all outputs. So T is what a layer keeps, and w = T M(z) is exact for every z.
+Moving edges (swap, prune) moves their prompts.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from kanmeta.errors import CoefficientWriteError
+from kanmeta.execution import Binding
+from kanmeta.layout import Rearrangement
+from kanmeta.plain import CONSTANTS
+from kanmeta.spec import SlotSpec, tensor_at
+
+__all__ = ["Moved", "moved_edges", "update_grid"]
+
+
+@torch.no_grad()
+def update_grid(
+    binding: Binding, method: str, outputs: str, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> Any:
+    """Run a library's grid update on a converted layer, exactly.
+
+    The library's own method runs on a probe: a layer with as many outputs as an edge has basis
+    coefficients, of which output j has the j-th unit vector. What it makes of them are the columns
+    of T. The grid that it chose becomes the layer's.
+
+    Args:
+        binding: of the layer.
+        method: name of the library's method.
+        outputs: name of the attribute that holds the number of outputs.
+        args, kwargs: of the method.
+
+    Raises:
+        CoefficientWriteError: the refit is not finite; the layer is as it was.
+    """
+    layer, slot = binding.layer, binding.spec.basis_slot
+    probe = _probe(binding, slot, outputs)
+    result = getattr(probe, method)(*args, **kwargs)
+    refitted = _probe_rearrangement(binding, slot).to_edges(tensor_at(probe, slot.path))
+    # (*edges, k): output j of the probe is column j of T, so the axis o becomes the last.
+    new_map = refitted.movedim(binding.spec.edge_axes.index("o"), -1)
+    tensors = [*probe._parameters.items(), *probe._buffers.items()]
+    plain = {n: t for n, t in tensors if t is not None and n not in binding.spec.paths}
+    if not all(t.isfinite().all() for t in (new_map, *plain.values()) if t.is_floating_point()):
+        raise CoefficientWriteError(
+            f"{method} of {binding.label('') or type(layer).__name__} gave numbers that are not "
+            "finite; the layer is as it was. The samples do not determine the splines: pass more "
+            "samples, or such that differ from each other"
+        )
+    for name, tensor in plain.items():
+        tensor_at(layer, name).data = tensor.detach()
+    binding.map = new_map if binding.map is None else new_map @ binding.map
+    return result
+
+
+def _probe_rearrangement(binding: Binding, slot: SlotSpec) -> Rearrangement:
+    sizes = {**slot.tensor.sizes, "o": slot.tensor.width}
+    return Rearrangement.of(slot.tensor.layout, binding.spec.edge_axes, sizes)
+
+
+def _probe(binding: Binding, slot: SlotSpec, outputs: str) -> nn.Module:
+    """An unconverted layer with the grid of this one and unit vectors as its coefficients."""
+    layer, spec, width = binding.layer, binding.spec, slot.tensor.width
+    probe: nn.Module = object.__new__(type(layer)._original)  # type: ignore[attr-defined]
+    probe.__dict__ = {k: v for k, v in layer.__dict__.items() if k != "_kanmeta"}
+    ours = {"prompts", *CONSTANTS}
+    probe.__dict__["_buffers"] = {
+        n: None if t is None else t.clone() for n, t in layer._buffers.items() if n not in ours
+    }
+    probe.__dict__["_parameters"] = {
+        n: None if p is None else nn.Parameter(p.detach().clone(), requires_grad=False)
+        for n, p in layer._parameters.items()
+        if n not in ours
+    }
+    setattr(probe, outputs, width)
+    edge_shape = [width if a == "o" else spec.sizes[a] for a in spec.edge_axes]
+    unit = torch.eye(width).to(binding.prompts)
+    unit = unit.view([width if a == "o" else 1 for a in spec.edge_axes] + [width])
+    w = unit.expand(*edge_shape, width)
+    values = {slot.path: _probe_rearrangement(binding, slot).from_edges(w)}
+    if slot.scaler is not None and slot.scaled_by is not None:
+        sizes = {**slot.scaler.sizes, "o": width}
+        shape = Rearrangement.of(slot.scaler.layout, spec.edge_axes, sizes).shape
+        values[slot.scaled_by] = unit.new_ones(shape)
+    for name, value in values.items():
+        probe.register_parameter(name, nn.Parameter(value, requires_grad=False))
+    return probe
+
+
+class Moved(NamedTuple):
+    """Where the edges of a layer come from.
+
+    Attributes:
+        source: number of the old edge (in the flattened edge axes) of each new one, ``edge_shape``.
+        inputs: number of the old input of each new one, in the shape of the edge axes without
+            ``o``; None if that is not one number per input.
+    """
+
+    source: Tensor
+    inputs: Tensor | None
+
+
+def moved_edges(new: Tensor, old: Tensor, output_axis: int) -> Moved | None:
+    """Find the edges of ``old`` in ``new`` by their coefficients, to the last bit.
+
+    Args:
+        new: coefficients, ``(*edge_shape, dim_w)``.
+        old: likewise; may have more edges.
+        output_axis: position of the axis ``o`` among the edge axes.
+
+    Returns:
+        None if an edge of ``new`` is not one of ``old``. Of equal edges the one that keeps its
+        place is preferred, then one from the input that its neighbour came from.
+    """
+    places: dict[bytes, list[int]] = {}
+    for number, row in enumerate(_rows(old)):
+        places.setdefault(row, []).append(number)
+    shape, old_shape = new.shape[:-1], old.shape[:-1]
+    old_inputs = _input_numbers(old_shape, output_axis).flatten().tolist()
+    new_inputs = _input_numbers(shape, output_axis).flatten().tolist()
+    same_place = torch.arange(old_shape.numel()).view(old_shape)
+    origin: dict[int, int] = {}  # new input -> old input
+    source: list[int] = []
+    for number, row in enumerate(_rows(new)):
+        candidates = places.get(row)
+        if candidates is None:
+            return None
+        index = torch.unravel_index(torch.tensor(number), shape)
+        inside = all(int(i) < n for i, n in zip(index, old_shape, strict=True))
+        here = int(same_place[index]) if inside else -1
+        i = new_inputs[number]
+        known = [c for c in candidates if old_inputs[c] == origin.get(i)]
+        best = (known or candidates)[0]
+        best = here if here in (known or candidates) else best
+        origin.setdefault(i, old_inputs[best])
+        source.append(best)
+    consistent = all(old_inputs[s] == origin[i] for s, i in zip(source, new_inputs, strict=True))
+    rest = [n for a, n in enumerate(shape) if a != output_axis]
+    inputs = torch.tensor([origin[i] for i in sorted(origin)]).view(rest) if consistent else None
+    return Moved(torch.tensor(source).view(shape), inputs)
+
+
+def _rows(w: Tensor) -> list[bytes]:
+    numbers = w.detach().cpu().reshape(-1, w.shape[-1]).contiguous().view(torch.uint8).numpy()
+    return [row.tobytes() for row in numbers]
+
+
+def _input_numbers(shape: torch.Size, output_axis: int) -> Tensor:
+    """Number of the input (all edge axes but ``o``, flattened) of each edge."""
+    rest = [1 if a == output_axis else n for a, n in enumerate(shape)]
+    return torch.arange(torch.Size(rest).numel()).view(rest).expand(shape)
