@@ -25,7 +25,8 @@ class Slot:
             ``g`` becomes an axis, which ``layout`` does not name again.
         layout: axes as an einops pattern, e.g. ``"o (i k)"``. Axes that are not edge axes of the
             adapter run over the coefficients of one edge. ``1`` is a dimension of size 1; ``...``
-            stands for the axes of a convolution kernel, the last one to three of kd, kh, kw;
+            stands for the axes of a convolution kernel, the last one to three of kd, kh, kw, and
+            ``1...`` for as many of size 1;
             ``"o (i k) + o i"`` is two layouts one after the other in one tensor.
         scaled_by: path of a per-edge factor that the library multiplies this tensor with. It is
             folded into the generated coefficients and reads as 1 afterwards.
@@ -96,7 +97,7 @@ class Adapter:
         for slot in self.slots:
             has = {*layouts.axes(slot.layout), *placeholders(slot.path)}
             # "..." is no axis yet: a slot without it is one that all kernel positions share.
-            missing = {*layouts.axes(self.edges.replace("...", ""))} - has
+            missing = {*layouts.axes(layouts.expand(self.edges, ()))} - has
             if missing:
                 raise AdapterError(
                     f"adapter {self.name!r}: layout '{slot.layout}' of {slot.path!r} "

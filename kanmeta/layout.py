@@ -8,7 +8,7 @@ differ: ``"o (i k) + o i"``. Everything here is a pure function.
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,7 +59,8 @@ def taps(layout: str, ndim: int) -> tuple[str, ...]:
     """
     if "..." not in layout:
         return ()
-    number = ndim - len(dimensions(blocks(layout)[0].replace("...", "")))
+    rest = blocks(layout)[0].replace("1...", "").replace("...", "")
+    number = ndim - len(dimensions(rest))
     if not 1 <= number <= len(TAP_AXES):
         raise LayoutError(
             f"a tensor of {ndim} dimensions does not fit the layout '{layout}' with 1 to "
@@ -68,9 +69,10 @@ def taps(layout: str, ndim: int) -> tuple[str, ...]:
     return TAP_AXES[-number:]
 
 
-def expand(layout: str, kernel: Iterable[str]) -> str:
-    """Put the names of kernel axes in place of ``...``."""
-    return layout.replace("...", " ".join(kernel))
+def expand(layout: str, kernel: Sequence[str]) -> str:
+    """Put the names of kernel axes in place of ``...``, and as many ones in place of ``1...``."""
+    ones = " ".join("1" for _ in kernel)
+    return layout.replace("1...", ones).replace("...", " ".join(kernel))
 
 
 def shape(layout: str, sizes: Sizes) -> tuple[int, ...]:

@@ -115,7 +115,7 @@ def _match(
 
 def _layouts(adapter: Adapter) -> dict[str, str]:
     """Layout that each declared path has in the layer."""
-    edges = layouts.axes(adapter.edges.replace("...", ""))
+    edges = layouts.axes(layouts.expand(adapter.edges, ()))
     scalers = {s.scaled_by: layouts.restrict(s.layout, edges) for s in adapter.slots if s.scaled_by}
     slots = {s.path: s.stored or s.layout for s in adapter.slots}
     return slots | scalers | {**adapter.plain} | {**adapter.optional_plain}

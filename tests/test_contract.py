@@ -17,7 +17,7 @@ def as_identity(case: Case, model: nn.Module) -> nn.Module:
     """Convert so that M(z) = z and z = the original coefficients."""
     planned = kanmeta.plan(model, adapters=case.adapters, edge=case.edge)
     w = {p.name: p.spec.read(model.get_submodule(p.name)) for p in planned.layers}
-    d = case.dim_w
+    d = planned.layers[0].spec.dim_w
     case.convert(model, dim_z=d, hidden=d, activation="identity", bias=False)
     with torch.no_grad():
         for meta in kanmeta.meta_learners(model).values():
@@ -48,16 +48,20 @@ def one_edge_is_one_pair(case: Case, layer: nn.Module, image: tuple[int, ...]) -
         return y.flatten(1).sum(1) if y.dim() > 1 else y
 
     case.bare(layer)
+    # All edges are zero, so that an activation behind their sum hides none; but a wavelet divides
+    # by its scale.
+    ones = [slot.path.endswith("scale") for slot in spec.slots]
+    zero = torch.tensor(ones).repeat_interleave(torch.tensor(spec.widths)).to(z)
+    with torch.no_grad():
+        z.copy_(zero.expand(z.shape))
     rest = torch.autograd.functional.jacobian(per_channel, x)
     for edge in itertools.product(*(range(size[axis]) for axis in order)):
         position = dict(zip(order, edge, strict=True))
         o, i = (position.get("g", 0) * size[axis] + position[axis] for axis in ("o", "i"))
-        before = z.detach().clone()
         with torch.no_grad():
-            z[edge] += torch.randn(z[edge].shape, dtype=torch.float64, generator=generator) / 4
+            z.copy_(zero.expand(z.shape))
+            z[edge] += torch.randn(z[edge].shape, dtype=torch.float64, generator=generator) / 2
         jacobian = torch.autograd.functional.jacobian(per_channel, x) - rest
-        with torch.no_grad():
-            z.copy_(before)
         reacts = jacobian.reshape(outputs, inputs, -1).abs().amax(-1) > 1e-12
         assert reacts.nonzero().tolist() == [[o, i]]
 
