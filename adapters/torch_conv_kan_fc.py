@@ -12,7 +12,7 @@ NORMS = ("norm.*", "layer_norm.*", "bn.*", "prelu.*", "act.*", "base_activation.
 
 ADAPTERS = (
     Adapter(
-        name="torch-conv-kan-spline",
+        name="torch-conv-kan/spline",
         class_names=("KANLayer",),
         slots=(Slot("base_weight", "o i"), Slot("spline_weight", "o i k")),
         # Other libraries' KANLayer has the same two weights, but not this norm.
@@ -20,26 +20,26 @@ ADAPTERS = (
         free=("prelu.*", "base_activation.*"),
     ),
     Adapter(
-        name="torch-conv-kan-legendre",
+        name="torch-conv-kan/legendre",
         class_names=("KALNLayer",),
         slots=(Slot("base_weight", "o i"), Slot("poly_weight", "o (i k)")),
         free=NORMS,
     ),
     Adapter(
-        name="torch-conv-kan-chebyshev",
+        name="torch-conv-kan/chebyshev",
         class_names=("ChebyKANLayer",),
         slots=(Slot("cheby_coeffs", "i o k"),),
         plain={"arange": "k"},
     ),
     Adapter(
-        name="torch-conv-kan-gram",
+        name="torch-conv-kan/gram",
         class_names=("GRAMLayer",),
         slots=(Slot("base_weights", "o i"), Slot("grams_basis_weights", "i o k")),
         plain={"beta_weights": "k"},
         free=NORMS,
     ),
     Adapter(
-        name="torch-conv-kan-bottleneck-gram",
+        name="torch-conv-kan/bottleneck-gram",
         class_names=("BottleNeckGRAMLayer",),
         slots=(Slot("grams_basis_weights", "i o k"),),
         plain={
@@ -53,13 +53,13 @@ ADAPTERS = (
         free=NORMS,
     ),
     Adapter(
-        name="torch-conv-kan-jacobi",
+        name="torch-conv-kan/jacobi",
         class_names=("JacobiKANLayer",),
         slots=(Slot("base_weights", "o i"), Slot("jacobi_coeffs", "i o k")),
         free=NORMS,
     ),
     Adapter(
-        name="torch-conv-kan-bernstein",
+        name="torch-conv-kan/bernstein",
         class_names=("BernsteinKANLayer",),
         slots=(Slot("base_weights", "o i"), Slot("bernstein_coeffs", "i o k")),
         free=NORMS,
@@ -69,14 +69,14 @@ ADAPTERS = (
         ),
     ),
     Adapter(
-        name="torch-conv-kan-relu",
+        name="torch-conv-kan/relu",
         class_names=("ReLUKANLayer",),
         # A Conv2d whose kernel spans the basis; the (i, k) basis is reshaped to it, not transposed.
         slots=(Slot("equal_size_conv.weight", "o (i k)", stored="o 1 k i"),),
         plain={"phase_low": "i k", "phase_high": "i k", "equal_size_conv.bias": "o"},
     ),
     Adapter(
-        name="torch-conv-kan-wavelet",
+        name="torch-conv-kan/wavelet",
         class_names=("WavKANLayer",),
         slots=(
             Slot("scale", "o i"),

@@ -11,7 +11,15 @@ from scipy import special
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from recipes.reference import fast_kan, fc_poly, fc_spline, pykan_early, relu_kan, wav_kan
+from recipes.reference import (
+    fast_kan,
+    fc_poly,
+    fc_spline,
+    polynomials,
+    pykan_early,
+    relu_kan,
+    wav_kan,
+)
 from recipes.reference.b_spline import b_spline_basis
 from tests import packages, upstream
 from tests.test_reference import (
@@ -242,10 +250,11 @@ def test_layers_start_like_upstream(name: str) -> None:
 def test_polynomials_are_those_of_the_handbook(degree: int) -> None:
     x = torch.linspace(-1, 1, 11, dtype=torch.float64)
     n, column = range(degree + 1), x.unsqueeze(1).numpy()
-    close(fc_poly.chebyshev(x, degree), torch.as_tensor(special.eval_chebyt(n, column)))
-    close(fc_poly.legendre(x, degree), torch.as_tensor(special.eval_legendre(n, column)))
+    close(polynomials.chebyshev(x, degree), torch.as_tensor(special.eval_chebyt(n, column)))
+    close(polynomials.legendre(x, degree), torch.as_tensor(special.eval_legendre(n, column)))
     close(
-        fc_poly.jacobi(x, degree, 0.5, 2), torch.as_tensor(special.eval_jacobi(n, 0.5, 2, column))
+        polynomials.jacobi(x, degree, 0.5, 2),
+        torch.as_tensor(special.eval_jacobi(n, 0.5, 2, column)),
     )
 
 
@@ -255,7 +264,7 @@ def test_gram_polynomials() -> None:
     second = x**2 - 3 / 4 * 3 * 0.3
     third = x * second - 5 * 4 / 9 * 15 * -0.2 * x
     expected = torch.stack([torch.ones_like(x), x, second, third], dim=1)
-    close(fc_poly.gram(x, 3, beta), expected)
+    close(polynomials.gram(x, 3, beta), expected)
 
 
 def edge_sum(layer: nn.Module, coefficients: Tensor, basis: Tensor, base: Tensor | None) -> Tensor:
@@ -275,21 +284,21 @@ def test_layers_follow_their_formulas() -> None:
     silu, t = nn.functional.silu(x), torch.tanh(x)
 
     layer = scattered(built(fc_poly.ChebyKANLayer, 3, 2, 3))
-    s = edge_sum(layer, layer.cheby_coeffs.transpose(0, 1), fc_poly.chebyshev(t, 3), None)
+    s = edge_sum(layer, layer.cheby_coeffs.transpose(0, 1), polynomials.chebyshev(t, 3), None)
     close(layer(x), s)
 
     layer = scattered(built(fc_poly.KALNLayer, 3, 2, 2))
-    basis = fc_poly.legendre((x - x.min()) / (x.max() - x.min()) * 2 - 1, 2)
+    basis = polynomials.legendre((x - x.min()) / (x.max() - x.min()) * 2 - 1, 2)
     s = edge_sum(layer, layer.poly_weight.view(2, 3, 3), basis, silu)
     close(layer(x), nn.functional.silu(layer.layer_norm(s)))
 
     layer = scattered(built(fc_poly.JacobiKANLayer, 3, 2, 3, act=nn.Tanh))
-    basis = fc_poly.jacobi(t, 3, 1, 1)
+    basis = polynomials.jacobi(t, 3, 1, 1)
     s = edge_sum(layer, layer.jacobi_coeffs.transpose(0, 1), basis, torch.tanh(x))
     close(layer(x), torch.tanh(layer.norm(s)))
 
     layer = scattered(built(fc_poly.GRAMLayer, 3, 2, 3))
-    basis = nn.functional.silu(fc_poly.gram(t, 3, layer.beta_weights))
+    basis = nn.functional.silu(polynomials.gram(t, 3, layer.beta_weights))
     s = edge_sum(layer, layer.grams_basis_weights.transpose(0, 1), basis, silu)
     close(layer(x), nn.functional.silu(layer.norm(s)))
 

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recipes.reference.polynomials import chebyshev, gram, jacobi, legendre
+
 __all__ = ["BottleNeckGRAMLayer", "ChebyKANLayer", "GRAMLayer", "JacobiKANLayer", "KALNLayer"]
 
 
@@ -231,47 +233,3 @@ def _beta_weights(inputs: int, degree: int) -> nn.Parameter:
 def _expand(basis: Tensor, coefficients: Tensor) -> Tensor:
     """Sum over inputs and degrees: ``(*, in, K)`` and ``(in, out, K)`` to ``(*, out)``."""
     return torch.einsum("...ik,iok->...o", basis, coefficients)
-
-
-def chebyshev(x: Tensor, degree: int) -> Tensor:
-    """T_0 ... T_degree at ``x``, ``(*, degree + 1)``: T_n = 2 x T_{n-1} - T_{n-2}."""
-    found = [torch.ones_like(x), x]
-    for _ in range(2, degree + 1):
-        found.append(2 * x * found[-1] - found[-2])
-    return torch.stack(found[: degree + 1], dim=-1)
-
-
-def legendre(x: Tensor, degree: int) -> Tensor:
-    """P_0 ... P_degree at ``x``, ``(*, degree + 1)``: n P_n = (2n-1) x P_{n-1} - (n-1) P_{n-2}."""
-    found = [torch.ones_like(x), x]
-    for n in range(2, degree + 1):
-        found.append(((2 * n - 1) * x * found[-1] - (n - 1) * found[-2]) / n)
-    return torch.stack(found[: degree + 1], dim=-1)
-
-
-def jacobi(x: Tensor, degree: int, a: float, b: float) -> Tensor:
-    """Jacobi polynomials of degree 0 to ``degree`` at ``x``, ``(*, degree + 1)``.
-
-    With s = 2n + a + b (Abramowitz and Stegun, 22.7.1):
-    2n (n+a+b) (s-2) P_n = (s-1) (s (s-2) x + a^2 - b^2) P_{n-1} - 2 (n+a-1) (n+b-1) s P_{n-2}
-    """
-    found = [torch.ones_like(x), (a - b + (a + b + 2) * x) / 2]
-    for n in range(2, degree + 1):
-        s = 2 * n + a + b
-        first = (s - 1) * (s * (s - 2) * x + a**2 - b**2) * found[-1]
-        second = 2 * (n + a - 1) * (n + b - 1) * s * found[-2]
-        found.append((first - second) / (2 * n * (n + a + b) * (s - 2)))
-    return torch.stack(found[: degree + 1], dim=-1)
-
-
-def gram(x: Tensor, degree: int, beta: Tensor) -> Tensor:
-    """G_0 ... G_degree at ``x``, ``(*, degree + 1)``: G_n = x G_{n-1} - c_n beta[n-1] G_{n-2}.
-
-    c_n = (2n - 1) m^2 (4 m^2 - 1) / n^2 with m = n - 1; the library learns beta.
-    """
-    found = [torch.ones_like(x), x]
-    for n in range(2, degree + 1):
-        m = n - 1
-        c = (2 * n - 1) * m**2 * (4 * m**2 - 1) / n**2
-        found.append(x * found[-1] - c * beta[m] * found[-2])
-    return torch.stack(found[: degree + 1], dim=-1)
