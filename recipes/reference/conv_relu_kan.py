@@ -12,7 +12,6 @@ Difference from the library: the phases are contiguous, so that optimisers can s
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recipes.reference.conv_groups import GroupedConv, bottleneck_channels
@@ -44,6 +43,7 @@ class _BumpConv(GroupedConv):
         low = low.view(1, inner_in, self.g + self.k, *[1] * self.ndim)
         self.phase_low = nn.Parameter(low, requires_grad=train_ab)
         self.phase_high = nn.Parameter(low + (self.k + 1) / self.g, requires_grad=train_ab)
+        self.base_activation = nn.SiLU()
         self.base_conv = self.convolutions(self.group_in, self.group_out)
         self.relukan_conv = self.convolutions(inner_in * (self.g + self.k), inner_out)
 
@@ -56,8 +56,9 @@ class _BumpConv(GroupedConv):
     def forward_group(self, x: Tensor, group: int) -> Tensor:
         """``(N, in / groups, *space)`` to ``(N, out / groups, *space)``."""
         x = self.dropout(x)
-        y = self.base_conv[group](F.silu(x)) + self.bump_branch(x, group)
-        return F.silu(self.layer_norm[group](y))
+        y = self.base_conv[group](self.base_activation(x)) + self.bump_branch(x, group)
+        out: Tensor = self.base_activation(self.layer_norm[group](y))
+        return out
 
 
 class ReLUConvNDLayer(_BumpConv):

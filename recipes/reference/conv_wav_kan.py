@@ -13,7 +13,6 @@ grouped convolution (out, in, *kernel), ``fast_plus_one`` one with the input cha
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recipes.reference.conv_groups import CONVOLUTIONS, GroupedConv
@@ -163,6 +162,7 @@ class WavKANConvNDLayer(GroupedConv):
                 f"wav_version={wav_version!r} with {self.ndim} axes; expected one of "
                 f"{', '.join(VERSIONS)}, the last with 1 or 2 axes"
             )
+        self.base_activation = nn.SiLU()
         self.base_conv = self.convolutions(self.group_in, self.group_out)
         branch = VERSIONS[wav_version]
         self.wavelet_conv = nn.ModuleList(
@@ -176,7 +176,9 @@ class WavKANConvNDLayer(GroupedConv):
 
     def forward_group(self, x: Tensor, group: int) -> Tensor:
         """``(N, in / groups, *space)`` to ``(N, out / groups, *space)``."""
-        y = self.base_conv[group](F.silu(x)) + self.wavelet_conv[group](self.dropout(x))
+        y = self.base_conv[group](self.base_activation(x)) + self.wavelet_conv[group](
+            self.dropout(x)
+        )
         out: Tensor = self.layer_norm[group](y)
         return out
 
