@@ -5,7 +5,7 @@ same T_i serves all outputs. So T is what a layer keeps, and w = T M(z) is exact
 Moving edges (swap, prune) moves their prompts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -41,22 +41,32 @@ def update_grid(
     """
     layer, slot = binding.layer, binding.spec.basis_slot
     probe = _probe(binding, slot, outputs)
+    given = [*args, *kwargs.values(), *layer.buffers(), *layer.parameters()]
     result = getattr(probe, method)(*args, **kwargs)
     refitted = _probe_rearrangement(binding, slot).to_edges(tensor_at(probe, slot.path))
     # (*edges, k): output j of the probe is column j of T, so the axis o becomes the last.
     new_map = refitted.movedim(binding.spec.edge_axes.index("o"), -1)
     tensors = [*probe._parameters.items(), *probe._buffers.items()]
     plain = {n: t for n, t in tensors if t is not None and n not in binding.spec.paths}
-    if not all(t.isfinite().all() for t in (new_map, *plain.values()) if t.is_floating_point()):
+    if not _finite((new_map, *plain.values())):
+        why = (
+            "The samples do not determine the splines: pass more of them, such that differ"
+            if _finite(given)
+            else "The samples or the layer's numbers were not finite before: training has diverged"
+        )
         raise CoefficientWriteError(
-            f"{method} of {binding.label('') or type(layer).__name__} gave numbers that are not "
-            "finite; the layer is as it was. The samples do not determine the splines: pass more "
-            "samples, or such that differ from each other"
+            f"{method} of {binding.name or '(root)'} ({type(layer).__name__}) gave numbers that "
+            f"are not finite; the layer is as it was. {why}"
         )
     for name, tensor in plain.items():
         tensor_at(layer, name).data = tensor.detach()
     binding.map = new_map if binding.map is None else new_map @ binding.map
     return result
+
+
+def _finite(values: Iterable[object]) -> bool:
+    tensors = [v for v in values if isinstance(v, Tensor) and v.is_floating_point()]
+    return all(bool(t.isfinite().all()) for t in tensors)
 
 
 def _probe_rearrangement(binding: Binding, slot: SlotSpec) -> Rearrangement:

@@ -116,7 +116,7 @@ def _convert_like(
         w = spec.read(layer)
         same_name_first = sorted(
             zip(layers, before, strict=True),
-            key=lambda pair: pair[0].name.rpartition(name)[1:] != (name, ""),
+            key=lambda pair: not pair[0].name.endswith(name),
         )
         for binding, old in same_name_first:
             if binding.spec.kind != spec.kind or binding.spec.edge_axes != spec.edge_axes:

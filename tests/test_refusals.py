@@ -148,13 +148,6 @@ def test_attribute_clash_meta_device_and_odd_tensors_are_refused() -> None:
             kanmeta.convert(layer)
 
 
-def test_grid_update_raises_before_it_changes_anything() -> None:
-    layer = linear(20, 30)
-    kanmeta.convert(layer)
-    grid = layer.grid.clone()
-    with pytest.raises(errors.CoefficientWriteError, match="update_grid"):
-        layer.update_grid(torch.rand(50, 20))
-    assert torch.equal(layer.grid, grid)
 
 
 class Regularised(nn.Module):
