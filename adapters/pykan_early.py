@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from kanmeta.adapter import Adapter, Slot
+from kanmeta.adapter import Adapter, Container, Slot
 
 
 def _widths(layer: nn.Module) -> Mapping[str, int]:
@@ -37,6 +37,38 @@ ADAPTERS = (
         plain={"grid": "(o i) t", "mask": "(o i)"},
         sizes=_widths,
         check=_grid,
-        writers={"update_grid_from_samples": "", "initialize_grid_from_parent": ""},
+        writers={
+            # A grid row of every edge, flat: no linear map of each input that outputs share.
+            "update_grid_from_samples": "To train without it: train_kan(..., update_grid=False).",
+            "initialize_grid_from_parent": "",
+        },
+        reindexers=("get_subset",),
+    ),
+)
+
+
+def _not_symbolic(model: nn.Module) -> list[str]:
+    """Affine numbers of symbolic functions whose masks are 0: they get no gradient."""
+    layers = model.get_submodule("symbolic_fun").named_children()
+    return [
+        f"symbolic_fun.{name}.affine"
+        for name, layer in layers
+        if not layer.get_parameter("mask").any()
+    ]
+
+
+CONTAINERS = (
+    Container(
+        name="pykan-early",
+        class_names=("KAN",),
+        children=("act_fun", "biases", "symbolic_fun"),
+        reindexers=("prune",),
+        writers={
+            "update_grid_from_samples": "To train without it: train_kan(..., update_grid=False).",
+            "initialize_from_another_model": "",
+            "initialize_grid_from_another_model": "",
+        },
+        dead=_not_symbolic,
+        revives=("auto_symbolic", "fix_symbolic", "set_mode"),
     ),
 )
