@@ -10,7 +10,7 @@ install := $(pip) install -qq --constraint constraints.txt --editable
 
 .PHONY: test demo lint clean
 
-test: $(VENV)/.installed
+test: $(VENV)/.installed $(VENV)/.installed-packages
 	$(python) -m pytest
 
 demo: $(VENV)/.installed
@@ -26,11 +26,19 @@ clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find kanmeta adapters recipes tests -name __pycache__ -prune -exec rm -rf {} +
 
-# Stamps: a second call costs nothing, a change of either file installs again.
+# Stamps: a second call costs nothing, a change of a file named here installs again.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV) (PyTorch and its libraries: minutes and gigabytes the first time)"
 	$(pip) --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(install) '.[recipes,test]'
+	@touch $@
+
+$(VENV)/.installed-packages: tests/packages.txt $(VENV)/.installed
+	@rm -rf $(VENV)/packages
+	@grep -v '^#' tests/packages.txt | while read -r package more; do \
+		$(pip) install -qq --no-deps --target "$(VENV)/packages/$${package%%==*}" \
+			"$$package" $$more || exit 1; \
+	done
 	@touch $@
 
 $(VENV)/.installed-lint: $(VENV)/.installed

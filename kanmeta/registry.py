@@ -91,7 +91,7 @@ def all_adapters(extra: Sequence[Adapter] = ()) -> tuple[Adapter, ...]:
 def recognise(
     layer: nn.Module, adapters: Sequence[Adapter], *, edge: str = "tap"
 ) -> tuple[LayerSpec | None, list[str]]:
-    """First spec that an adapter gives for ``layer``, and why others that considered it refused.
+    """First spec that an adapter gives for ``layer``, and why the closest other one refused.
 
     Returns:
         ``(spec or None, reasons)``; both empty where no adapter considers the layer's class.
@@ -105,7 +105,7 @@ def recognise(
                 return None, [f"{adapter.name}: {error}"]
             except LayoutError as error:
                 reasons.append(f"not {adapter.name}: {error}")
-    return None, reasons
+    return None, sorted(reasons, key=len)[:1]  # the one with the fewest differences
 
 
 def adapter_for(class_name: str, *, like: str) -> Adapter:

@@ -127,7 +127,7 @@ def installations(
     metas: dict[int, MetaLearner] = {}
     ready: list[Installation] = []
     for entry, item in entries:
-        like = tensor_at(item.layer, item.spec.slots[0].path)
+        like = tensor_at(item.layer, item.spec.slots[0].paths[0])
         stored = header["meta_learners"][entry["meta_learner"]]
         if entry["meta_learner"] not in metas:
             with torch.device("cpu"):

@@ -176,7 +176,12 @@ def test_generated_outside_autocast(case: Case) -> None:
     model, x = case.model(torch.float32), case.x(dtype=torch.float32)
     case.convert(model)
     layer = model.get_submodule(case.layers[0])
-    path = kanmeta.plan(case.model(), adapters=case.adapters).layers[0].spec.slots[-1].path
+    path = (
+        kanmeta.plan(case.model(), adapters=case.adapters, edge=case.edge)
+        .layers[0]
+        .spec.slots[-1]
+        .paths[0]
+    )
     expected = tensor_at(layer, path)
     seen: list[torch.dtype] = []
     layer.register_forward_hook(lambda *_: seen.append(tensor_at(layer, path).dtype))

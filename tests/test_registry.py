@@ -41,13 +41,17 @@ class ChebyKANLayer(nn.Module):
 
 def test_subclasses_are_recognised_and_look_alikes_are_not() -> None:
     assert kanmeta.plan(Subclass(20, 30)).layers[0].spec.class_name == "KANLinear"
-    with pytest.raises(errors.NothingToConvertError, match="not efficient-kan: its grid has 6"):
-        kanmeta.plan(KANLinear())
+    # The name and the tensors are efficient-kan's; a grid of G + 1 knots is kanx's.
+    assert kanmeta.plan(KANLinear()).layers[0].spec.adapter == "kanx"
     with pytest.raises(errors.NothingToConvertError, match=r"has \['temperature'\] in addition"):
         kanmeta.plan(WithExtra(20, 30))
     mixed = nn.Sequential(Subclass(20, 30), WithExtra(30, 10))
-    notes = kanmeta.plan(mixed).notes
-    assert any("left as it is: 1 (WithExtra)" in note for note in notes)
+    (skipped,) = kanmeta.plan(mixed).skipped
+    assert skipped.startswith("1 (WithExtra): not ")
+    assert "has ['temperature'] in addition" in skipped
+    assert f"left as it is: {skipped}" in str(kanmeta.plan(mixed))
+    with pytest.warns(errors.SkippedLayerWarning, match="temperature"):
+        kanmeta.convert(mixed)
 
 
 def test_nothing_to_convert_says_what_was_seen() -> None:

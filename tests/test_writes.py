@@ -23,7 +23,7 @@ def test_generated_tensors_can_be_read_like_parameters(case: Case) -> None:
         assert tensor.shape == shape
         assert tensor.dtype == torch.float64
         assert tensor.is_contiguous()
-    total = sum(tensor_at(layer, slot.path).sum() for slot in spec.slots)
+    total = sum(tensor_at(layer, slot.paths[0]).sum() for slot in spec.slots)
     assert isinstance(total, Tensor)
     total.backward()
     assert kanmeta.prompts(model)[case.layers[0]].grad.abs().sum() > 0
@@ -31,7 +31,7 @@ def test_generated_tensors_can_be_read_like_parameters(case: Case) -> None:
         w = kanmeta.coefficients(model)[case.layers[0]]
     assert w.shape == (*spec.edge_shape, spec.dim_w)
     torch.testing.assert_close(
-        spec.split(w)[spec.slots[-1].path], tensor_at(layer, spec.slots[-1].path).detach()
+        spec.split(w)[spec.slots[-1].paths[0]], tensor_at(layer, spec.slots[-1].paths[0]).detach()
     )
 
 
