@@ -40,7 +40,7 @@ CONVOLVE: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.con
 
 def degree_major(basis: Tensor) -> Tensor:
     """``(N, channels, *space, K)`` to ``(N, K * channels, *space)``."""
-    return basis.movedim(-1, 2).flatten(1, 2)
+    return basis.movedim(-1, 1).flatten(1, 2)
 
 
 class Expansion(GroupedConv):
