@@ -16,7 +16,7 @@ ADAPTERS = (
             Slot("translation", "o i"),
             Slot("wavelet_weights", "o i"),
         ),
-        plain={"weight1": "o i"},
+        optional_plain={"weight1": "o i"},
         dead={"weight1": "Wav-KAN multiplies x with it and drops the product"},
         free=("bn.*", "base_activation.*"),
     ),

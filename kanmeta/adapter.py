@@ -66,7 +66,7 @@ class Adapter:
         check: ``(layer, axis sizes) -> reason or None``: what names and shapes cannot tell.
         methods: methods that the class must have; tells families of identical tensors apart.
         broken: why a layer of this kind is never converted.
-        dead: path -> reason, of Parameters in ``plain`` that the library never uses.
+        dead: path -> reason, of plain Parameters that the library never uses.
         writers: method -> advice: methods that write coefficients *and* something else, so that
             they would leave the layer half changed. On a converted layer they raise at once.
         grid_updates: method -> name of the attribute that holds the number of outputs: methods
@@ -103,9 +103,11 @@ class Adapter:
                     f"adapter {self.name!r}: layout '{slot.layout}' of {slot.path!r} "
                     f"lacks the edge axes {sorted(missing)}"
                 )
-        unknown = self.dead.keys() - self.plain.keys()
+        unknown = self.dead.keys() - self.plain.keys() - self.optional_plain.keys()
         if unknown:
-            raise AdapterError(f"adapter {self.name!r}: dead {sorted(unknown)} are not in plain")
+            raise AdapterError(
+                f"adapter {self.name!r}: dead {sorted(unknown)} are not in plain or optional_plain"
+            )
 
     def considers(self, layer: nn.Module) -> bool:
         """Whether the class name of ``layer``, or of a base class, is one of ours."""

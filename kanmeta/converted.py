@@ -139,8 +139,11 @@ class ConvertedContainer(Replaced):
 
 def _refuser(method: str, advice: str) -> Callable[..., None]:
     def refuse(self: nn.Module, *args: object, **kwargs: object) -> None:
-        binding = vars(self).get("_kanmeta")
-        name = f"{getattr(binding, 'name', '') or '(root)'} ({type(self).__name__})"
+        kind = type(self).__name__
+        if isinstance(self, ConvertedContainer):
+            name = f"coefficients of this {kind}"
+        else:
+            name = f"{vars(self)['_kanmeta'].name or '(root)'} ({kind})"
         raise CoefficientWriteError(f"{refusal(f'what {method} writes', name)} {advice}".strip())
 
     return refuse

@@ -161,7 +161,8 @@ def _spec(
                 **_scaler(slot, tensors, edges, sizes),
             )
         )
-    notes += [f"{path} is dead: {reason}" for path, reason in adapter.dead.items()]
+    dead = {path: reason for path, reason in adapter.dead.items() if path in tensors}
+    notes += [f"{path} is dead: {reason}" for path, reason in dead.items()]
     cls = next((c for c in type(layer).__mro__ if c.__name__ in adapter.class_names), type(layer))
     return LayerSpec(
         adapter=adapter.name,
@@ -173,7 +174,7 @@ def _spec(
         methods=Methods(
             tuple(adapter.writers.items()), tuple(adapter.grid_updates.items()), adapter.reindexers
         ),
-        dead=adapter.dead,
+        dead=dead,
         notes=tuple(notes),
     )
 

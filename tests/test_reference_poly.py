@@ -1,7 +1,6 @@
 """The polynomial reference convolutions equal those of torch-conv-kan, and their formulas."""
 
 import math
-import weakref
 from collections.abc import Callable
 from types import ModuleType
 
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.testing import assert_close
 
-import kanmeta
 from recipes.reference import conv_chebyshev, conv_gram, conv_gram_bottleneck, conv_poly
 from recipes.reference import polynomials as reference
 from tests import upstream
@@ -23,7 +21,6 @@ from tests.test_reference import (
     assert_same_function,
     built,
     close,
-    generator,
     inputs,
 )
 
@@ -280,52 +277,3 @@ def test_groups_of_v2_mix_channels_and_degrees() -> None:
     jacobian = torch.autograd.functional.jacobian(lambda x: layer(x)[0, :, 0], x)[:, 0, :, 0]
     reacts = (jacobian.abs() > 1e-12).tolist()
     assert reacts == [[False] * 4, [True] * 4, [True] * 4, [True] * 4]
-
-
-# ------------------------------------------------------------------ the trap of lru_cache
-
-
-class Kept:
-    """A tensor that autograd has saved for a backward pass, for as long as its graph lives."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
-
-
-def kept_after(model: nn.Module, forwards: int) -> int:
-    """Saved tensors that are alive after so many forward passes whose outputs are dropped."""
-    alive: weakref.WeakSet[Kept] = weakref.WeakSet()
-
-    def pack(tensor: Tensor) -> Kept:
-        kept = Kept(tensor.detach())  # an output would keep its own graph alive
-        alive.add(kept)
-        return kept
-
-    x = torch.rand(1, 4, 4, generator=generator())
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
-        for _ in range(forwards):
-            assert model(x).requires_grad
-    return len(alive)
-
-
-@pytest.mark.parametrize(
-    "real", [False, pytest.param(True, marks=against_the_real_library)], ids=["ours", "upstream"]
-)
-def test_forwards_without_backward_keep_nothing(real: bool) -> None:
-    """A cache keyed by tensors never hits, and keeps the graphs of the last 128 passes."""
-    model = nn.Sequential(
-        *(make("KAGNConv{}DLayer", 1, 4, 4, kernel_size=1, real=real) for _ in range(2))
-    ).float()
-    cached = type(model[0]).gram_poly
-    cached.cache_clear()
-    once = kept_after(model, 1)
-    assert once > 0  # the library's own layer keeps them, so this test can fail
-    assert kept_after(model, 10) >= 10 * once - 10
-    assert cached.cache_info().currsize == 22
-    cached.cache_clear()
-    kanmeta.convert(model, hidden=2, generator=generator())
-    assert kept_after(model, 200) == 0
-    assert cached.cache_info().currsize == 0
-    kanmeta.materialize(model)
-    assert kept_after(model, 1) > 0
-    cached.cache_clear()
