@@ -8,8 +8,6 @@ channels only: its base branch joins other channels and stays plain.
 Mixtures of experts, attention and focal modulation consist of these layers, found one by one.
 """
 
-from collections.abc import Mapping
-
 from torch import nn
 
 from kanmeta.adapter import Adapter, Slot
@@ -20,7 +18,7 @@ NORMS = ("layer_norm.*",)
 """The constructor's choice; never coefficients."""
 
 
-def _one_group(layer: nn.Module, sizes: Mapping[str, int]) -> str | None:
+def _several_groups(layer: nn.Module) -> str | None:
     if layer.groups == 1:
         return None
     return (
@@ -104,7 +102,7 @@ ADAPTERS = (
         free=NORMS,
         edges="o i ...",
         methods=("gram_poly",),
-        check=_one_group,
+        broken=_several_groups,
     ),
     Adapter(
         name="torch-conv-kan/kagn-conv-bottleneck",

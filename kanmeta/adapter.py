@@ -65,7 +65,8 @@ class Adapter:
         sizes: ``layer -> {axis: size}``: sizes that shapes cannot tell, from its attributes.
         check: ``(layer, axis sizes) -> reason or None``: what names and shapes cannot tell.
         methods: methods that the class must have; tells families of identical tensors apart.
-        broken: why a layer of this kind is never converted.
+        broken: why a layer of this kind is never converted, or a function that tells it of a
+            layer, or None.
         dead: path -> reason, of plain Parameters that the library never uses.
         writers: method -> advice: methods that write coefficients *and* something else, so that
             they would leave the layer half changed. On a converted layer they raise at once.
@@ -84,7 +85,7 @@ class Adapter:
     sizes: Callable[[nn.Module], Mapping[str, int]] = _no_sizes
     check: Callable[[nn.Module, Mapping[str, int]], str | None] = _nothing_more
     methods: tuple[str, ...] = ()
-    broken: str | None = None
+    broken: str | Callable[[nn.Module], str | None] | None = None
     dead: Mapping[str, str] = field(default_factory=dict)
     writers: Mapping[str, str] = field(default_factory=dict)
     grid_updates: Mapping[str, str] = field(default_factory=dict)

@@ -60,8 +60,9 @@ def describe(adapter: Adapter, layer: nn.Module, edge: str) -> LayerSpec:
     reason = adapter.check(layer, sizes)
     if reason is not None:
         raise LayoutError(reason)
-    if adapter.broken is not None:
-        raise BrokenLayerError(adapter.broken)
+    broken = adapter.broken(layer) if callable(adapter.broken) else adapter.broken
+    if broken is not None:
+        raise BrokenLayerError(broken)
     return _spec(adapter, layer, tensors, found, sizes, kernel, edge)
 
 
@@ -163,10 +164,9 @@ def _spec(
         )
     dead = {path: reason for path, reason in adapter.dead.items() if path in tensors}
     notes += [f"{path} is dead: {reason}" for path, reason in dead.items()]
-    cls = next((c for c in type(layer).__mro__ if c.__name__ in adapter.class_names), type(layer))
     return LayerSpec(
         adapter=adapter.name,
-        class_name=cls.__name__,
+        class_name=type(layer).__name__,
         edge=edge,
         edge_axes=edges,
         sizes=sizes,

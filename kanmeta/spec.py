@@ -70,7 +70,7 @@ class LayerSpec:
 
     Attributes:
         adapter: its name.
-        class_name: the name by which the adapter knows the layer's class.
+        class_name: of the layer.
         edge: ``"tap"`` or ``"pair"``.
         edge_axes: names of the edge axes.
         sizes: of all axes.
