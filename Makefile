@@ -11,7 +11,7 @@ install := $(pip) install -qq --constraint constraints.txt --editable
 .PHONY: test demo lint clean
 
 test: $(VENV)/.installed $(VENV)/.installed-packages
-	$(python) -m pytest
+	OMP_NUM_THREADS=1 $(python) -m pytest -n auto --dist loadfile
 
 demo: $(VENV)/.installed
 	$(python) -m recipes.demo

@@ -1,0 +1,36 @@
+"""The pages under docs/: their code runs, their links exist, and no adapter is left out."""
+
+import fnmatch
+import re
+from pathlib import Path
+
+import pytest
+
+from kanmeta.registry import all_adapters
+
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_python_blocks_run_in_order(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    namespace: dict[str, object] = {}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL):
+        exec(block, namespace)
+    if page.name == "adapters.md":
+        assert capsys.readouterr().out.strip() == "torch.Size([2, 32, 32, 1])"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_to_files_exist(page: Path) -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+        assert (DOCS / target).exists(), target
+
+
+def test_every_layer_is_on_the_page() -> None:
+    page = (DOCS / "libraries.md").read_text()
+    named = re.findall(r"`([\w*]+)`", page)
+    for adapter in all_adapters():
+        for cls in adapter.class_names:
+            cls = cls.replace("NDLayer", "2D").replace("ReLUConv", "ReLUKANConv")
+            assert any(fnmatch.fnmatchcase(cls, pattern) for pattern in named), cls
