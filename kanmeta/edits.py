@@ -48,7 +48,8 @@ def update_grid(
     new_map = refitted.movedim(binding.spec.edge_axes.index("o"), -1)
     tensors = [*probe._parameters.items(), *probe._buffers.items()]
     plain = {n: t for n, t in tensors if t is not None and n not in binding.spec.paths}
-    if not _finite((new_map, *plain.values())):
+    attributes = {n: v for n, v in vars(probe).items() if isinstance(v, Tensor)}
+    if not _finite((new_map, *plain.values(), *attributes.values())):
         why = (
             "The samples do not determine the splines: pass more of them, such that differ"
             if _finite(given)
@@ -60,6 +61,8 @@ def update_grid(
         )
     for name, tensor in plain.items():
         tensor_at(layer, name).data = tensor.detach()
+    for name, tensor in attributes.items():
+        setattr(layer, name, tensor)
     binding.map = new_map if binding.map is None else new_map @ binding.map
     return result
 
@@ -78,7 +81,11 @@ def _probe(binding: Binding, slot: SlotSpec, outputs: str) -> nn.Module:
     """An unconverted layer with the grid of this one and unit vectors as its coefficients."""
     layer, spec, width = binding.layer, binding.spec, slot.tensor.width
     probe: nn.Module = object.__new__(type(layer)._original)  # type: ignore[attr-defined]
-    probe.__dict__ = {k: v for k, v in layer.__dict__.items() if k != "_kanmeta"}
+    probe.__dict__ = {  # a grid in a plain attribute may be written in place
+        k: v.clone() if isinstance(v, Tensor) else v
+        for k, v in layer.__dict__.items()
+        if k != "_kanmeta"
+    }
     ours = {"prompts", *CONSTANTS}
     probe.__dict__["_buffers"] = {
         n: None if t is None else t.clone() for n, t in layer._buffers.items() if n not in ours

@@ -15,7 +15,11 @@ from kanmeta.errors import BrokenLayerError, LayoutError
 from kanmeta.layout import TAP_AXES, Rearrangement
 from kanmeta.spec import LayerSpec, Methods, SlotSpec, tensor_at
 
-__all__ = ["describe", "without_dead"]
+__all__ = ["OtherTensorsError", "describe", "without_dead"]
+
+
+class OtherTensorsError(LayoutError):
+    """The layer has not the tensors that the adapter names; every other difference is nearer."""
 
 
 def describe(adapter: Adapter, layer: nn.Module, edge: str) -> LayerSpec:
@@ -34,7 +38,7 @@ def describe(adapter: Adapter, layer: nn.Module, edge: str) -> LayerSpec:
     tensors = _tensors(adapter, layer)
     lacking = [name for name in adapter.methods if not hasattr(type(layer), name)]
     if lacking:
-        raise LayoutError(f"the layer has no method {', '.join(lacking)}")
+        raise OtherTensorsError(f"the layer has no method {', '.join(lacking)}")
     found, counts = _match(adapter, tensors)
     try:
         known = dict(adapter.sizes(layer)) | counts
@@ -110,7 +114,7 @@ def _match(
     if missing or extra:
         parts = [f"lacks {missing}"] if missing else []
         parts += [f"has {extra} in addition"] if extra else []
-        raise LayoutError(f"the layer {' and '.join(parts)}")
+        raise OtherTensorsError(f"the layer {' and '.join(parts)}")
     return found, counts
 
 

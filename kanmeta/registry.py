@@ -17,7 +17,7 @@ from torch import nn
 
 from kanmeta.adapter import Adapter, Container, placeholders
 from kanmeta.errors import AdapterError, BrokenLayerError, LayoutError
-from kanmeta.recognition import describe
+from kanmeta.recognition import OtherTensorsError, describe
 from kanmeta.spec import LayerSpec
 
 __all__ = [
@@ -96,16 +96,31 @@ def recognise(
     Returns:
         ``(spec or None, reasons)``; both empty where no adapter considers the layer's class.
     """
-    reasons: list[str] = []
-    for adapter in adapters:
-        if adapter.considers(layer):
-            try:
-                return describe(adapter, layer, edge), reasons
-            except BrokenLayerError as error:
-                return None, [f"{adapter.name}: {error}"]
-            except LayoutError as error:
-                reasons.append(f"not {adapter.name}: {error}")
-    return None, sorted(reasons, key=len)[:1]  # the one with the fewest differences
+    reasons: list[tuple[bool, int, str]] = []
+    for adapter in _nearest_class_first(layer, adapters):
+        try:
+            return describe(adapter, layer, edge), []
+        except BrokenLayerError as error:
+            return None, [f"{adapter.name}: {error}"]
+        except LayoutError as error:
+            other = isinstance(error, OtherTensorsError)
+            reasons.append((other, len(str(error)), f"not {adapter.name}: {error}"))
+    # The closest: one that found the names it wants, then the one with the fewest differences.
+    return None, [min(reasons)[-1]] if reasons else []
+
+
+def _nearest_class_first(layer: nn.Module, adapters: Sequence[Adapter]) -> list[Adapter]:
+    """Adapters that know a class of ``layer``.
+
+    The built-in ones have no order of their own: the one that knows the nearest class comes first.
+    """
+    names = [cls.__name__ for cls in type(layer).__mro__]
+    considered = [adapter for adapter in adapters if adapter.considers(layer)]
+    built_in = [adapter for adapter in considered if adapter in _built_in()]
+    nearest = iter(
+        sorted(built_in, key=lambda a: min(names.index(n) for n in a.class_names if n in names))
+    )
+    return [next(nearest) if adapter in built_in else adapter for adapter in considered]
 
 
 def adapter_for(class_name: str, *, like: str) -> Adapter:
@@ -139,8 +154,6 @@ def lookalikes(layer: nn.Module, adapters: Sequence[Adapter]) -> Iterator[Adapte
         if first.format(**dict.fromkeys(placeholders(first), 0)) in paths:  # a quick look first
             try:
                 describe(adapter, layer, "tap")
-            except BrokenLayerError:
-                yield adapter
             except LayoutError:
                 continue
             else:

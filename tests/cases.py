@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import kanmeta
 from recipes.reference import efficient_kan, fast_kan
-from tests import upstream
+from tests import packages, upstream
 from tests.case import Case
 
 
@@ -157,6 +157,8 @@ CASES = [
     ),
     *(row for family in FAMILIES for row in family.ROWS),
 ]
+if packages.CHOSEN:  # this process is about one package; another library may have its name
+    CASES = importlib.import_module("tests.rows_packages").ROWS
 
 
 EXAMPLE = "fast-kan-base-norm"

@@ -75,7 +75,7 @@ KAN_OPTIONS = [
 
 @against_the_real_library
 @pytest.mark.parametrize("scaler", [True, False])
-@pytest.mark.parametrize("options", KAN_OPTIONS, ids=str)
+@pytest.mark.parametrize("options", KAN_OPTIONS, ids=lambda o: ",".join(o) or "defaults")
 def test_kan_linear_equals_upstream(options: dict[str, object], scaler: bool) -> None:
     up = upstream.efficient_kan()
     options = {**options, "enable_standalone_scale_spline": scaler}
@@ -92,7 +92,7 @@ def test_kan_linear_equals_upstream(options: dict[str, object], scaler: bool) ->
 
 
 @against_the_real_library
-@pytest.mark.parametrize("options", KAN_OPTIONS, ids=str)
+@pytest.mark.parametrize("options", KAN_OPTIONS, ids=lambda o: ",".join(o) or "defaults")
 def test_kan_equals_upstream(options: dict[str, object]) -> None:
     up = upstream.efficient_kan()
     theirs = built(up.KAN, [6, 5, 3], **options)
@@ -103,7 +103,7 @@ def test_kan_equals_upstream(options: dict[str, object]) -> None:
 
 @against_the_real_library
 @pytest.mark.parametrize("scaler", [True, False])
-@pytest.mark.parametrize("options", KAN_OPTIONS, ids=str)
+@pytest.mark.parametrize("options", KAN_OPTIONS, ids=lambda o: ",".join(o) or "defaults")
 def test_kan_linear_starts_like_upstream(options: dict[str, object], scaler: bool) -> None:
     """The same seed gives the same first values: same distributions, same order of drawing."""
     up = upstream.efficient_kan()
@@ -155,7 +155,7 @@ FAST_OPTIONS = [
 
 @against_the_real_library
 @pytest.mark.parametrize("norm", [True, False])
-@pytest.mark.parametrize("options", FAST_OPTIONS, ids=str)
+@pytest.mark.parametrize("options", FAST_OPTIONS, ids=lambda o: ",".join(o) or "defaults")
 def test_fast_kan_layer_equals_upstream(options: dict[str, object], norm: bool) -> None:
     up = upstream.fast_kan()
     theirs = built(up.FastKANLayer, 5, 4, use_layernorm=norm, **options)
@@ -166,7 +166,7 @@ def test_fast_kan_layer_equals_upstream(options: dict[str, object], norm: bool) 
 
 
 @against_the_real_library
-@pytest.mark.parametrize("options", FAST_OPTIONS, ids=str)
+@pytest.mark.parametrize("options", FAST_OPTIONS, ids=lambda o: ",".join(o) or "defaults")
 def test_fast_kan_equals_upstream(options: dict[str, object]) -> None:
     up = upstream.fast_kan()
     theirs = built(up.FastKAN, [6, 5, 3], spline_weight_init_scale=0.4, **options)
