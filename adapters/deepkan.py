@@ -20,12 +20,12 @@ ADAPTERS = (
         grid_updates={"_update_knots": "output_dim"},
     ),
     Adapter(
-        name="deep-kan-chebyshev",
+        name="deep-kan/chebyshev",
         class_names=("ChebyshevKANLayer",),
         slots=(Slot("cheby_coeffs", "i o k"),),
     ),
     Adapter(
-        name="deep-kan-rbf",
+        name="deep-kan/rbf",
         class_names=("RBFKANLayer",),
         slots=(
             Slot("base_linear.weight", "o i", optional=True),

@@ -16,7 +16,7 @@ from kanmeta.adapter import Adapter, Slot
 
 def _layer(kind: str, *slots: Slot, plain: Mapping[str, str] | None = None) -> Adapter:
     return Adapter(
-        name=f"ikan-{kind.lower()}",
+        name=f"ikan/{kind.lower()}",
         class_names=(f"{kind}KANLinear",),
         slots=(Slot("base_weight", "o i"), *slots),
         plain=plain or {},

@@ -9,7 +9,7 @@ from kanmeta.adapter import Adapter, Slot
 
 ADAPTERS = (
     Adapter(
-        name="mlp_kan-interpolation",
+        name="mlp_kan/interpolation",
         class_names=("KANInterpoLayer",),
         slots=(Slot("Y", "i o k"),),
         plain={"X": "k"},

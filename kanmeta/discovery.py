@@ -177,9 +177,13 @@ def _nothing_found(
         lines.append("These look like KAN layers, but no adapter recognises them:")
         for name, (cls, *reasons) in list(refused.items())[:10]:
             lines.append(f"  {name or '(root)'}: {cls} {'; '.join(reasons)}".rstrip())
-    known = ", ".join(f"{a.name} ({'/'.join(a.class_names)})" for a in adapters)
+    classes: dict[str, list[str]] = {}  # of each library
+    for adapter in adapters:
+        classes.setdefault(adapter.name.partition("/")[0], []).extend(adapter.class_names)
+    known = [f"{name} ({', '.join(dict.fromkeys(names))})" for name, names in classes.items()]
     lines.append(
-        f"Known: {known}. For a layer class of your own, pass adapters=[kanmeta.Adapter(...)]."
+        f"Known: {'; '.join(known)}. For a layer class of your own, pass "
+        "adapters=[kanmeta.Adapter(...)]."
     )
     return "\n".join(lines)
 

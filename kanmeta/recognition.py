@@ -15,11 +15,15 @@ from kanmeta.errors import BrokenLayerError, LayoutError
 from kanmeta.layout import TAP_AXES, Rearrangement
 from kanmeta.spec import LayerSpec, Methods, SlotSpec, tensor_at
 
-__all__ = ["OtherTensorsError", "describe", "without_dead"]
+__all__ = ["CheckFailedError", "OtherTensorsError", "describe", "without_dead"]
 
 
 class OtherTensorsError(LayoutError):
-    """The layer has not the tensors that the adapter names; every other difference is nearer."""
+    """The layer has not the tensors that the adapter names: the farthest of all misses."""
+
+
+class CheckFailedError(LayoutError):
+    """Names and shapes are those of the adapter: the nearest of all misses."""
 
 
 def describe(adapter: Adapter, layer: nn.Module, edge: str) -> LayerSpec:
@@ -63,7 +67,7 @@ def describe(adapter: Adapter, layer: nn.Module, edge: str) -> LayerSpec:
     )
     reason = adapter.check(layer, sizes)
     if reason is not None:
-        raise LayoutError(reason)
+        raise CheckFailedError(reason)
     broken = adapter.broken(layer) if callable(adapter.broken) else adapter.broken
     if broken is not None:
         raise BrokenLayerError(broken)

@@ -17,7 +17,7 @@ from torch import nn
 
 from kanmeta.adapter import Adapter, Container, placeholders
 from kanmeta.errors import AdapterError, BrokenLayerError, LayoutError
-from kanmeta.recognition import OtherTensorsError, describe
+from kanmeta.recognition import CheckFailedError, OtherTensorsError, describe
 from kanmeta.spec import LayerSpec
 
 __all__ = [
@@ -96,16 +96,16 @@ def recognise(
     Returns:
         ``(spec or None, reasons)``; both empty where no adapter considers the layer's class.
     """
-    reasons: list[tuple[bool, int, str]] = []
+    reasons: list[tuple[int, int, str]] = []
     for adapter in _nearest_class_first(layer, adapters):
         try:
             return describe(adapter, layer, edge), []
         except BrokenLayerError as error:
             return None, [f"{adapter.name}: {error}"]
         except LayoutError as error:
-            other = isinstance(error, OtherTensorsError)
-            reasons.append((other, len(str(error)), f"not {adapter.name}: {error}"))
-    # The closest: one that found the names it wants, then the one with the fewest differences.
+            miss = {CheckFailedError: 0, OtherTensorsError: 2}.get(type(error), 1)
+            reasons.append((miss, len(str(error)), f"not {adapter.name}: {error}"))
+    # The nearest miss; of several the one with the shortest list of differences.
     return None, [min(reasons)[-1]] if reasons else []
 
 

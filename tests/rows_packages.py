@@ -124,9 +124,9 @@ def _deep_kan() -> list[Case]:
     return [
         _row("deep_kan-spline", "deep-kan", 9, spline),
         _row("deep_kan-spline-no-scales", "deep-kan", 6, spline, **plain),
-        _row("deep_kan-chebyshev", "deep-kan-chebyshev", 4, chebyshev, degree=3),
-        _row("deep_kan-rbf", "deep-kan-rbf", 4, rbf, num_grids=3),
-        _row("deep_kan-rbf-no-base", "deep-kan-rbf", 3, rbf, num_grids=3, use_base_update=False),
+        _row("deep_kan-chebyshev", "deep-kan/chebyshev", 4, chebyshev, degree=3),
+        _row("deep_kan-rbf", "deep-kan/rbf", 4, rbf, num_grids=3),
+        _row("deep_kan-rbf-no-base", "deep-kan/rbf", 3, rbf, num_grids=3, use_base_update=False),
     ]
 
 
@@ -144,7 +144,7 @@ def _mlp_kan() -> list[Case]:
     dim_w = 2 * 3 + 2 + 2 + 1  # 2 hidden units, 3 features
     return [
         _row("mlp_kan", "mlp_kan", dim_w, mlp, drawn=("B1", "B2"), fcn_hidden=2, fcn_n_sin=1),
-        _row("mlp_kan-interpolation", "mlp_kan-interpolation", 6, points, num_x=6),
+        _row("mlp_kan-interpolation", "mlp_kan/interpolation", 6, points, num_x=6),
     ]
 
 
@@ -155,11 +155,11 @@ def _ikan() -> list[Case]:
     taylor, wavelet = library.TaylorKANLinear, library.WaveletKANLinear
     return [
         _row("ikan-spline", "efficient-kan", 9, library.KANLinear),
-        _row("ikan-cheby", "ikan-cheby", 5, cheby, degree=3),
-        _row("ikan-fourier", "ikan-fourier", 7, fourier, num_frequencies=3, use_bias=False),
-        _row("ikan-jacobi", "ikan-jacobi", 5, jacobi, degree=3),
-        _row("ikan-taylor", "ikan-taylor", 4, taylor),
-        _row("ikan-wavelet", "ikan-wavelet", 4, wavelet, drawn=("scale", "translation")),
+        _row("ikan-cheby", "ikan/cheby", 5, cheby, degree=3),
+        _row("ikan-fourier", "ikan/fourier", 7, fourier, num_frequencies=3, use_bias=False),
+        _row("ikan-jacobi", "ikan/jacobi", 5, jacobi, degree=3),
+        _row("ikan-taylor", "ikan/taylor", 4, taylor),
+        _row("ikan-wavelet", "ikan/wavelet", 4, wavelet, drawn=("scale", "translation")),
     ]
 
 
