@@ -10,14 +10,19 @@ from torch import Tensor, nn
 
 import kanmeta
 from kanmeta.errors import LargerModelWarning, SkippedLayerWarning
-from tests import zoo_others, zoo_torch_conv_kan
+from tests import zoo_forks, zoo_libraries, zoo_networks, zoo_torch_conv_kan
 from tests.zoo import Model, tensors
 
 DEFECTS = {
     "u-kan": "a module called KANLayer, which holds layers that are converted, is warned of",
 }
 
-ZOO = [*zoo_torch_conv_kan.MODELS, *zoo_others.MODELS]
+ZOO = [
+    *zoo_torch_conv_kan.MODELS,
+    *zoo_libraries.MODELS,
+    *zoo_networks.MODELS,
+    *zoo_forks.MODELS,
+]
 
 
 def _parameter(entry: Model) -> Any:

@@ -24,6 +24,31 @@ from torch import Tensor, nn
 import kanmeta
 from tests import upstream
 
+REPOSITORIES = {
+    "BSRBF_KAN": "hoangthangta/BSRBF_KAN",
+    "Convolutional-KANs": "AntonioTepsich/Convolutional-KANs",
+    "FCN-KAN": "Zhangyanbo/FCN-KAN",
+    "KA-Conv": "XiangboGaoBarry/KA-Conv",
+    "KAN-AutoEncoder": "SekiroRong/KAN-AutoEncoder",
+    "KANConv2d": "SeriYann/KANConv2d",
+    "KanLightning": "gjyotin305/KanLightning",
+    "LKAN": "Indoxer/LKAN",
+    "U-KAN": "CUHK-AIM-Group/U-KAN",
+    "Vision-KAN": "chenziwenhaoshuai/Vision-KAN",
+    "Wav-KAN": "zavareh1/Wav-KAN",
+    "X-KANeRF": "lif314/X-KANeRF",
+    "convkan": "StarostinV/convkan",
+    "efficient-kan": "Blealtan/efficient-kan",
+    "fast-kan": "ZiyaoLi/fast-kan",
+    "kan-gpt": "AdityaNG/kan-gpt",
+    "kansformers": "akaashdash/kansformers",
+    "torch-conv-kan": "IvanDrokin/torch-conv-kan",
+}
+"""Folder under ``KANMETA_UPSTREAM`` -> repository on GitHub."""
+
+IN_ORDER = "registration order"
+"""Where the order comes from if tracing stops at control flow that depends on data or shapes."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -31,7 +56,7 @@ class Model:
 
     Attributes:
         name: repository's name for it, and the options taken.
-        repository: folder under ``KANMETA_UPSTREAM``; empty for an installed package.
+        repository: one of REPOSITORIES; empty for an installed package.
         make: builds it.
         inputs: positional arguments of its forward.
         layers: how many layers are converted.
@@ -103,7 +128,8 @@ def checkout(repository: str) -> Path:
         pytest.skip(upstream.HOW)
     folder = Path(str(upstream.FOLDER)).absolute() / repository
     if not folder.exists():
-        pytest.skip(f"no checkout of {repository} in KANMETA_UPSTREAM")
+        url = f"github.com/{REPOSITORIES[repository]}"
+        pytest.skip(f"no {repository} (a checkout of {url}) in KANMETA_UPSTREAM")
     return folder
 
 

@@ -5,13 +5,11 @@ from typing import Any
 import torch
 
 from tests import upstream
-from tests.zoo import Model, images, vectors
+from tests.zoo import IN_ORDER, Model, images, vectors
 
 MOE = {"num_experts": 3, "k": 2}
 MODEL_FIELDS = ("inputs", "skipped", "order", "edge", "idle", "copies", "why")
 SHOWN = ("groups", "last_attention", "mixer_type", "use_bottleneck", "head_type", "wav_version")
-
-IN_ORDER = "registration order"  # tracing stops at control flow that depends on data or shapes
 
 
 def _model(
