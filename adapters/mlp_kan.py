@@ -12,7 +12,7 @@ ADAPTERS = (
         name="mlp_kan/interpolation",
         class_names=("KANInterpoLayer",),
         slots=(Slot("Y", "i o k"),),
-        plain={"X": "k"},
+        optional_plain={"X": "k"},  # a plain attribute in older copies of the code
     ),
     Adapter(
         name="mlp_kan",

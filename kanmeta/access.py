@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from kanmeta.errors import NothingToConvertError, SharingError
+from kanmeta.errors import NothingToConvertError, PlanError, SharingError
 from kanmeta.execution import Binding
 from kanmeta.meta import MetaLearner
 from kanmeta.surgery import bindings
@@ -25,6 +25,8 @@ def converted_layers(model: nn.Module) -> dict[str, Binding]:
     Raises:
         NothingToConvertError: there is none.
     """
+    if not isinstance(model, nn.Module):
+        raise PlanError(f"expected a torch.nn.Module, got a {type(model).__name__}")
     layers = dict(bindings(model))
     if not layers:
         raise NothingToConvertError(

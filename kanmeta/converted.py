@@ -55,6 +55,9 @@ class GeneratesCoefficients(Replaced):
 
     def __setattr__(self, name: str, value: object) -> None:
         """Refuse to replace a generated tensor; everything else is as before."""
+        path = type(self)._generated.get(name)
+        if path is not None and self._kanmeta.is_reading(path, value):
+            return  # layer.w = layer.w.to(x.device) changes nothing
         self._refuse("assignment", name)
         super().__setattr__(name, value)
 

@@ -107,6 +107,10 @@ def find_layers(
             found.append(Found(tuple(names), module, spec))
         else:
             left_out.append(names[0])
+    known = {item.layer for item in found} | {m for m in names_of if isinstance(m, ConvertedLayer)}
+    for name in list(refused):  # a network called KANLayer that holds KAN layers is none itself
+        if not known.isdisjoint(model.get_submodule(name).modules()):
+            del refused[name]
     if converted:
         raise AlreadyConvertedError(
             f"converted already: {', '.join(n or '(root)' for n in converted)}. To convert with "

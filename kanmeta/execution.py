@@ -122,6 +122,11 @@ class Binding:
         tensor = self.spec.split(self.coefficients())[path]
         return GeneratedTensor.wrap(tensor, self.label(path))
 
+    def is_reading(self, path: str, value: object) -> bool:
+        """Whether ``value`` is the tensor that the forward pass in progress reads at ``path``."""
+        active = self.active
+        return active is not None and active[0] == _thread() and value is active[1][path]
+
     def label(self, path: str) -> str:
         """Name of the tensor at ``path``, for messages."""
         return f"{self.name}.{path}" if self.name else path

@@ -7,16 +7,20 @@ a shadow of the module tree that shares its Parameters and objects that are no m
 """
 
 import contextlib
+import functools
 import inspect
 import logging
 import random
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from types import MethodType
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import CellType, FunctionType, MethodType
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+
+from kanmeta.errors import PlanError
 
 __all__ = ["execution_order"]
 
@@ -73,9 +77,17 @@ def _trace(model: nn.Module, layers: Mapping[str, nn.Module]) -> list[str]:
     leaves = {id(copies[id(layer)]) for layer in layers.values()}
     canonical = {id(copies[id(layer)]): name for name, layer in layers.items()}
 
+    used: list[str] = []
+
     class Tracer(fx.Tracer):
         def is_leaf_module(self, module: nn.Module, module_qualified_name: str) -> bool:
             return id(module) in leaves or super().is_leaf_module(module, module_qualified_name)
+
+        def call_module(
+            self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any
+        ) -> Any:
+            used.extend(name for name in [canonical.get(id(m))] if name is not None)
+            return super().call_module(m, forward, args, kwargs)
 
     # Optional arguments keep their defaults: `if update_grid:` on a proxy cannot be traced.
     parameters = inspect.signature(shadow.forward).parameters
@@ -84,9 +96,9 @@ def _trace(model: nn.Module, layers: Mapping[str, nn.Module]) -> list[str]:
         for name, p in parameters.items()
         if p.default is not inspect.Parameter.empty
     }
-    graph = Tracer().trace(shadow, concrete_args=defaults)
-    calls = [shadow.get_submodule(str(n.target)) for n in graph.nodes if n.op == "call_module"]
-    return [canonical[id(module)] for module in calls if id(module) in canonical]
+    _record_forward(copies, layers, used)
+    Tracer().trace(shadow, concrete_args=defaults)
+    return used
 
 
 def _run(
@@ -94,14 +106,34 @@ def _run(
 ) -> list[str]:
     shadow, copies = _shadow(model)
     used: list[str] = []
-    for name, layer in layers.items():
-        copies[id(layer)].register_forward_pre_hook(
-            lambda module, args, name=name: used.append(name)
-        )
+    _record_forward(copies, layers, used)
     shadow.eval()
-    with torch.no_grad():
-        shadow(*example_inputs)
+    try:
+        with torch.no_grad():
+            shadow(*example_inputs)
+    except Exception as error:
+        raise PlanError(
+            f"the model cannot run on example_inputs: {error!r}. Expected a sequence of the "
+            "positional arguments of its forward; leave it out to take the order of registration"
+        ) from error
     return used
+
+
+def _record_forward(
+    copies: Mapping[int, nn.Module], layers: Mapping[str, nn.Module], used: list[str]
+) -> None:
+    """Let the copies of ``layers`` note their names when they run, also by ``layer.forward(x)``."""
+
+    def recorder(name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def record(*args: Any, **kwargs: Any) -> Any:
+            used.append(name)
+            return forward(*args, **kwargs)
+
+        return record
+
+    for name, layer in layers.items():
+        copy = copies[id(layer)]
+        copy.__dict__["forward"] = recorder(name, copy.forward)
 
 
 def _shadow(model: nn.Module) -> tuple[nn.Module, dict[int, nn.Module]]:
@@ -137,6 +169,36 @@ def _detached(value: object, copies: Mapping[int, nn.Module]) -> object:
         return value.copy()
     if isinstance(value, MethodType) and id(value.__self__) in copies:
         return MethodType(value.__func__, copies[id(value.__self__)])
+    if isinstance(value, FunctionType) and value.__closure__:
+        return _rebound(value, copies)
+    if isinstance(value, functools.partial):
+        function: Any = _detached(value.func, copies)
+        keywords = {key: _copy_of(item, copies) for key, item in value.keywords.items()}
+        return functools.partial(function, *(_copy_of(a, copies) for a in value.args), **keywords)
     if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
         return value.detach().clone()
     return value
+
+
+def _copy_of(value: object, copies: Mapping[int, nn.Module]) -> object:
+    return copies.get(id(value), value)
+
+
+def _rebound(function: FunctionType, copies: Mapping[int, nn.Module]) -> FunctionType:
+    """Copy a function that closes over modules (``lambda x: m.fc(x)``) to run their copies."""
+    cells = []
+    for cell in function.__closure__ or ():
+        try:
+            cells.append(CellType(_copy_of(cell.cell_contents, copies)))
+        except ValueError:  # a cell that is empty so far
+            cells.append(cell)
+    bound = FunctionType(
+        function.__code__,
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        tuple(cells),
+    )
+    bound.__kwdefaults__ = function.__kwdefaults__
+    bound.__dict__.update(function.__dict__)
+    return bound

@@ -1,6 +1,6 @@
 """Order of layers: traced, run on example inputs, or as registered; never touching the model."""
 
-import copy
+import functools
 import random
 
 import numpy
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import kanmeta
+from kanmeta import errors
 from kanmeta.graph import execution_order
 from recipes.reference.efficient_kan import KANLinear
 
@@ -109,18 +110,48 @@ class Closure(nn.Module):
         self.parts = nn.ModuleDict({"b": linear(), "a": linear()})
         parts = self.parts
         self.body = lambda x: parts["b"](parts["a"](x))
+        self.opaque = False
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.body(x)
+        return x if self.opaque and x.sum() > 1e9 else self.body(x)
 
 
-def test_closures_over_the_original_fall_back() -> None:
+class ByForward(nn.Module):
+    """Calls a layer's forward, not the layer."""
+
+    def __init__(self, opaque: bool) -> None:
+        super().__init__()
+        self.last, self.first = linear(), linear()
+        self.opaque = opaque
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.opaque and x.sum() > 1e9 else self.last(self.first.forward(x))
+
+
+@pytest.mark.parametrize("opaque", [True, False])
+def test_layers_called_by_forward_are_seen(opaque: bool) -> None:
+    planned = kanmeta.plan(ByForward(opaque), hidden=2, example_inputs=(torch.rand(2, 6),))
+    assert [layer.name for layer in planned.layers] == ["first", "last"]
+
+
+def test_a_model_that_cannot_run_says_so() -> None:
+    with pytest.raises(errors.PlanError, match=r"cannot run on example_inputs.*shape"):
+        kanmeta.plan(ByForward(True), hidden=2, example_inputs=(torch.rand(2, 7),))
+
+
+@pytest.mark.parametrize("kind", ["lambda", "partial"])
+@pytest.mark.parametrize("example", [None, (torch.rand(2, 6),)])
+def test_closures_over_modules_run_the_copies(kind: str, example: object) -> None:
     model = Closure()
-    state = copy.deepcopy(model.state_dict())
-    order, source = names(model)
-    assert source == "registration order"
-    assert order == ["parts.b", "parts.a"]
-    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    if kind == "partial":
+        model.body = functools.partial(lambda parts, x: parts["b"](parts["a"](x)), model.parts)
+    model.opaque = example is not None
+    seen: list[object] = []
+    model.parts["a"].register_forward_hook(lambda *_: seen.append(1))
+    planned = kanmeta.plan(model, hidden=2, example_inputs=example)
+    assert [layer.name for layer in planned.layers] == ["parts.a", "parts.b"]
+    assert planned.order_source == ("traced" if example is None else "ran on example inputs")
+    assert seen == []
     kanmeta.convert(model, hidden=2)
     model(torch.rand(2, 6)).sum().backward()
     assert all(z.grad is not None for z in kanmeta.prompts(model).values())

@@ -175,3 +175,16 @@ def test_contradictory_adapters_are_refused() -> None:
         kanmeta.Adapter("a", ("A",), ())
     with pytest.raises(errors.AdapterError, match="lacks the edge axes"):
         kanmeta.Adapter("a", ("A",), (kanmeta.Slot("w", "o k"),))
+
+
+class Network(nn.Module):
+    """Holds KAN layers, but is none, whatever its name is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = efficient_kan.KANLinear(20, 30)
+
+
+def test_a_network_with_a_layers_name_is_not_warned_of() -> None:
+    named = type("KANLayer", (Network,), {})
+    assert kanmeta.plan(nn.Sequential(named())).skipped == ()

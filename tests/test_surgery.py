@@ -255,3 +255,20 @@ def test_under_a_default_device() -> None:
     with torch.device("meta"):
         kanmeta.convert(layer)
     assert layer(torch.rand(2, 20)).shape == (2, 30)
+
+
+class Moves(KANLinear):
+    """Brings its weights to the input's device in every pass, as some libraries do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.spline_weight = self.spline_weight.to(x.device)
+        return super().forward(x)
+
+
+def test_assigning_back_what_was_read_changes_nothing() -> None:
+    layer = Moves(20, 30)
+    kanmeta.convert(layer)
+    layer(torch.rand(3, 20)).sum().backward()
+    assert layer.prompts.grad.abs().sum() > 0
+    with pytest.raises(errors.CoefficientWriteError):
+        layer.spline_weight = layer.spline_weight * 2

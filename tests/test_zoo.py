@@ -13,10 +13,6 @@ from kanmeta.errors import LargerModelWarning, SkippedLayerWarning
 from tests import zoo_forks, zoo_libraries, zoo_networks, zoo_torch_conv_kan
 from tests.zoo import Model, tensors
 
-DEFECTS = {
-    "u-kan": "a module called KANLayer, which holds layers that are converted, is warned of",
-}
-
 ZOO = [
     *zoo_torch_conv_kan.MODELS,
     *zoo_libraries.MODELS,
@@ -25,14 +21,8 @@ ZOO = [
 ]
 
 
-def _parameter(entry: Model) -> Any:
-    reason = DEFECTS.get(entry.name)
-    marks = [] if reason is None else [pytest.mark.xfail(reason=reason, strict=True)]
-    return pytest.param(entry, id=entry.name, marks=marks)
-
-
 @pytest.mark.filterwarnings("ignore")  # some libraries warn; kanmeta's own are looked at below
-@pytest.mark.parametrize("entry", [*map(_parameter, ZOO)])
+@pytest.mark.parametrize("entry", ZOO, ids=lambda entry: entry.name)
 def test_a_real_model(entry: Model, tmp_path: Any) -> None:
     model = entry.build()
     plan = kanmeta.plan(model, edge=entry.edge, adapters=entry.adapters)
