@@ -37,6 +37,7 @@ ADAPTERS = (
         slots=(Slot("base_weights", "o i"), Slot("grams_basis_weights", "i o k")),
         plain={"beta_weights": "k"},
         free=NORMS,
+        writers={"init_weights": ""},
     ),
     Adapter(
         name="torch-conv-kan/bottleneck-gram",
@@ -51,6 +52,7 @@ ADAPTERS = (
             "outer_proj.bias": "all_o",
         },
         free=NORMS,
+        writers={"init_weights": ""},
     ),
     Adapter(
         name="torch-conv-kan/jacobi",

@@ -18,6 +18,7 @@ from kanmeta.meta import MetaLearner
 from kanmeta.plan import ClusterPlan, LayerPlan, Plan, Settings, make_plan
 from kanmeta.surgery import (
     Installation,
+    bindings,
     install,
     install_containers,
     uninstall,
@@ -149,6 +150,7 @@ def convert(
     return apply_plan(model, planned, generator)
 
 
+@torch.inference_mode(False)
 def apply_plan(model: nn.Module, planned: Plan, generator: torch.Generator | None) -> nn.Module:
     """Draw first values and install them; nothing is touched before all values exist."""
     mode = executions.resolve(planned.settings.execution)
@@ -178,6 +180,12 @@ def _draw(
 ) -> tuple[MetaLearner, list[LayerInit]]:
     """Meta-learner and first values of one cluster, on the layers' devices and in their dtypes."""
     originals = [layer.spec.read(model.get_submodule(layer.name)) for layer in layers]
+    for layer, w in zip(layers, originals, strict=True):
+        if not w.isfinite().all():
+            raise PlanError(
+                f"{layer.label} has coefficients that are not finite; load or draw others first, "
+                "or leave the layer out with exclude="
+            )
     # Drawn on the CPU and in one precision, so that a seed means the same everywhere.
     work = torch.float64 if originals[0].dtype == torch.float64 else torch.float32
     with torch.device("cpu"):
@@ -199,6 +207,7 @@ def _draw(
     ]
 
 
+@torch.inference_mode(False)
 def materialize(model: nn.Module) -> nn.Module:
     """Turn every converted layer of ``model`` back into the library's own, in place.
 
@@ -213,6 +222,8 @@ def materialize(model: nn.Module) -> nn.Module:
     Raises:
         NothingToConvertError: no layer is converted.
     """
-    uninstall(list(converted_layers(model).values()))
-    uninstall_containers(model)
+    layers = [binding for _, binding in bindings(model)]
+    uninstall(layers)
+    if not uninstall_containers(model) and not layers:
+        converted_layers(model)  # raises: there is nothing to undo
     return model

@@ -36,7 +36,7 @@ class Replaced:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Build the library's own layer: ``type(layer)(4, 5)`` makes one that is not converted."""
-        return cls._original(*args, **kwargs) if args or kwargs else object.__new__(cls)
+        return cls._original(*args, **kwargs)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickle and deepcopy by naming the library's class, which can be imported."""
@@ -140,10 +140,12 @@ class ConvertedContainer(Replaced):
     """Mixin of a library's model whose methods rebuild, copy or store converted layers."""
 
 
-def _refuser(method: str, advice: str) -> Callable[..., None]:
-    def refuse(self: nn.Module, *args: object, **kwargs: object) -> None:
+def _refuser(method: str, advice: str) -> Callable[..., Any]:
+    def refuse(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         kind = type(self).__name__
         if isinstance(self, ConvertedContainer):
+            if not any(isinstance(m, ConvertedLayer) for m in self.modules()):
+                return getattr(super(type(self), self), method)(*args, **kwargs)
             name = f"coefficients of this {kind}"
         else:
             name = f"{vars(self)['_kanmeta'].name or '(root)'} ({kind})"

@@ -100,6 +100,8 @@ def find_layers(
         if spec is None:
             reasons = reasons or _suggestions(module, adapters)
             if module in chosen and (reasons or "kan" in type(module).__name__.lower()):
+                if not reasons and any(p.dim() > 1 for p in module.parameters(recurse=False)):
+                    reasons = ["no adapter knows this class; describe it with a kanmeta.Adapter"]
                 refused[names[0]] = [type(module).__name__, *reasons]
         elif not spec.slots:
             refused[names[0]] = [type(module).__name__, *spec.notes]

@@ -20,6 +20,7 @@ from kanmeta.spec import SlotSpec, tensor_at
 __all__ = ["Moved", "moved_edges", "update_grid"]
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def update_grid(
     binding: Binding, method: str, outputs: str, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -39,7 +40,10 @@ def update_grid(
     Raises:
         CoefficientWriteError: the refit is not finite; the layer is as it was.
     """
-    layer, slot = binding.layer, binding.spec.basis_slot
+    layer, position = binding.layer, binding.spec.basis
+    if position is None:  # they were frozen and are plain Parameters
+        return getattr(super(type(layer), layer), method)(*args, **kwargs)
+    slot = binding.spec.slots[position]
     probe = _probe(binding, slot, outputs)
     given = [*args, *kwargs.values(), *layer.buffers(), *layer.parameters()]
     result = getattr(probe, method)(*args, **kwargs)
@@ -60,10 +64,10 @@ def update_grid(
             f"are not finite; the layer is as it was. {why}"
         )
     for name, tensor in plain.items():
-        tensor_at(layer, name).data = tensor.detach()
+        tensor_at(layer, name).data = tensor.detach().clone()  # samples may be inference tensors
     for name, tensor in attributes.items():
-        setattr(layer, name, tensor)
-    binding.map = new_map if binding.map is None else new_map @ binding.map
+        setattr(layer, name, tensor.clone())
+    binding.map = new_map.clone() if binding.map is None else new_map @ binding.map
     return result
 
 
@@ -135,32 +139,38 @@ def moved_edges(new: Tensor, old: Tensor, output_axis: int) -> Moved | None:
         None if an edge of ``new`` is not one of ``old``. Of equal edges the one that keeps its
         place is preferred, then one from the input that its neighbour came from.
     """
+    if new.numel() == 0:
+        return None
     places: dict[bytes, list[int]] = {}
     for number, row in enumerate(_rows(old)):
         places.setdefault(row, []).append(number)
     shape, old_shape = new.shape[:-1], old.shape[:-1]
     old_inputs = _input_numbers(old_shape, output_axis).flatten().tolist()
     new_inputs = _input_numbers(shape, output_axis).flatten().tolist()
-    same_place = torch.arange(old_shape.numel()).view(old_shape)
+    same_place = _same_place(shape, old_shape).flatten().tolist()
     origin: dict[int, int] = {}  # new input -> old input
     source: list[int] = []
-    for number, row in enumerate(_rows(new)):
-        candidates = places.get(row)
-        if candidates is None:
+    for row, i, here in zip(_rows(new), new_inputs, same_place, strict=True):
+        if row not in places:
             return None
-        index = torch.unravel_index(torch.tensor(number), shape)
-        inside = all(int(i) < n for i, n in zip(index, old_shape, strict=True))
-        here = int(same_place[index]) if inside else -1
-        i = new_inputs[number]
-        known = [c for c in candidates if old_inputs[c] == origin.get(i)]
-        best = (known or candidates)[0]
-        best = here if here in (known or candidates) else best
+        candidates = places[row]
+        if len(candidates) > 1:
+            candidates = [c for c in candidates if old_inputs[c] == origin.get(i)] or candidates
+        best = here if here in candidates else candidates[0]
         origin.setdefault(i, old_inputs[best])
         source.append(best)
     consistent = all(old_inputs[s] == origin[i] for s, i in zip(source, new_inputs, strict=True))
     rest = [n for a, n in enumerate(shape) if a != output_axis]
     inputs = torch.tensor([origin[i] for i in sorted(origin)]).view(rest) if consistent else None
     return Moved(torch.tensor(source).view(shape), inputs)
+
+
+def _same_place(shape: torch.Size, old_shape: torch.Size) -> Tensor:
+    """Number of the old edge at the place of each new one; -1 where there was none."""
+    numbers = torch.full(shape, -1)
+    common = tuple(slice(min(a, b)) for a, b in zip(shape, old_shape, strict=True))
+    numbers[common] = torch.arange(old_shape.numel()).view(old_shape)[common]
+    return numbers
 
 
 def _rows(w: Tensor) -> list[bytes]:

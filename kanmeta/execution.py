@@ -5,15 +5,15 @@
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kanmeta.errors import PlanError
-from kanmeta.guard import GeneratedTensor
+from kanmeta.errors import CoefficientWriteError, PlanError
+from kanmeta.guard import GeneratedTensor, refusal
 from kanmeta.meta import MetaLearner
 from kanmeta.spec import LayerSpec
 
@@ -91,6 +91,8 @@ class Binding:
     @map.setter
     def map(self, value: Tensor | None) -> None:
         self.layer._buffers["coefficient_map"] = value
+        if self.active is not None:  # a grid update inside forward: what follows is to see it
+            self.active = (self.active[0], self.spec.split(self.coefficients()))
 
     def coefficients(self) -> Tensor:
         """Generate w = offset + scale * M(z), ``(*edge_shape, dim_w)``.
@@ -106,9 +108,9 @@ class Binding:
 
     def _mapped(self, w: Tensor, coefficient_map: Tensor) -> Tensor:
         """Apply T, ``(*edge axes but o, k, k)``, to the basis coefficients of each edge."""
-        widths, slots = self.spec.widths, self.spec.slots
-        parts = list(torch.split(w, list(widths), dim=-1))
-        position = slots.index(self.spec.basis_slot)
+        parts = list(torch.split(w, list(self.spec.widths), dim=-1))
+        position = self.spec.basis
+        assert position is not None
         edges = "".join(chr(ord("A") + i) for i in range(len(self.spec.edge_axes)))
         inputs = edges.replace(edges[self.spec.edge_axes.index("o")], "")
         equation = f"{inputs}yx,{edges}x->{edges}y"
@@ -136,11 +138,27 @@ def run(
     binding: Binding, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Run the library's ``forward`` with generated coefficients in place of its Parameters."""
-    binding.active = (_thread(), binding.spec.split(binding.coefficients()))
+    tensors = binding.spec.split(binding.coefficients())
+    versions = _versions(tensors)
+    binding.active = (_thread(), tensors)
     try:
-        return forward(*args, **kwargs)
+        result = forward(*args, **kwargs)
     finally:
         binding.active = None
+    for path, before, after in zip(tensors, versions, _versions(tensors), strict=False):
+        if after > before:
+            raise CoefficientWriteError(refusal("a write in forward", binding.label(path)))
+    return result
+
+
+def _versions(tensors: Mapping[str, Tensor]) -> list[int]:
+    """How often each tensor was written to; empty where torch does not count."""
+    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled():
+        return []
+    try:
+        return [tensor._version for tensor in tensors.values()]
+    except RuntimeError:  # torch.func's wrappers
+        return []
 
 
 def _no_autocast(device_type: str) -> AbstractContextManager[object]:

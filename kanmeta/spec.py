@@ -134,15 +134,18 @@ class LayerSpec:
         return any(wanted for slot in self.slots for wanted in slot.requires_grad)
 
     @property
-    def basis_slot(self) -> SlotSpec:
-        """The slot whose coefficients belong to basis functions: the one with an axis for them."""
+    def basis(self) -> int | None:
+        """Position of the slot with the coefficients of basis functions; None if it is frozen."""
         edges = {*self.edge_axes}
-        return next(slot for slot in self.slots if {*slot.tensor.sizes} - edges)
+        # Not by comparing slots: torch.compile cannot trace that.
+        found = [i for i, slot in enumerate(self.slots) if {*slot.tensor.sizes} - edges]
+        return found[0] if found else None
 
     @property
     def map_shape(self) -> tuple[int, ...]:
         """Shape of the map T of grid updates: ``(*edge axes but o, k, k)``."""
-        width = self.basis_slot.tensor.width
+        assert self.basis is not None
+        width = self.slots[self.basis].tensor.width
         return (*(self.sizes[a] for a in self.edge_axes if a != "o"), width, width)
 
     @property

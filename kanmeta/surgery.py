@@ -160,9 +160,9 @@ def install_containers(model: nn.Module, freeze: bool) -> Callable[[], None]:
     with ExitStack() as undo:
         for module in list(model.modules()):
             container = registry.container_of(module)
-            if container is None or isinstance(module, ConvertedContainer):
+            if container is None or not any(True for _ in bindings(module)):
                 continue
-            if any(True for _ in bindings(module)):
+            if not isinstance(module, ConvertedContainer):
                 undo.callback(_uninstall_container, module)
                 methods = Methods(
                     refused=tuple(container.writers.items()),
@@ -170,18 +170,25 @@ def install_containers(model: nn.Module, freeze: bool) -> Callable[[], None]:
                     revives=container.revives,
                 )
                 module.__class__ = converted_container(type(module), methods)  # type: ignore[arg-type]
+                module.__dict__[FROZEN] = ()
+            if freeze:
                 dead = [p for p in container.dead(module) if tensor_at(module, p).requires_grad]
-                module.__dict__[FROZEN] = tuple(dead if freeze else ())
-                for path in module.__dict__[FROZEN]:
+                module.__dict__[FROZEN] += tuple(dead)
+                for path in dead:
                     tensor_at(module, path).requires_grad_(False)
         return undo.pop_all().close
 
 
-def uninstall_containers(model: nn.Module) -> None:
-    """Give models without converted layers their library's classes back."""
-    for module in model.modules():
-        if isinstance(module, ConvertedContainer) and not any(True for _ in bindings(module)):
-            _uninstall_container(module)
+def uninstall_containers(model: nn.Module) -> bool:
+    """Give models without converted layers their library's classes back; say if there were any."""
+    empty = [
+        module
+        for module in model.modules()
+        if isinstance(module, ConvertedContainer) and not any(True for _ in bindings(module))
+    ]
+    for module in empty:
+        _uninstall_container(module)
+    return bool(empty)
 
 
 def _uninstall_container(module: nn.Module) -> None:
