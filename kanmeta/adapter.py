@@ -93,8 +93,29 @@ class Adapter:
 
     def __post_init__(self) -> None:
         """Refuse declarations that contradict themselves."""
+        if not isinstance(self.name, str) or not self.name:
+            raise AdapterError(f"an adapter's name is a text, not {self.name!r}")
+        for what, kind in (("class_names", str), ("slots", Slot), ("free", str), ("methods", str)):
+            value = getattr(self, what)
+            if not isinstance(value, tuple) or not all(isinstance(v, kind) for v in value):
+                raise AdapterError(
+                    f"adapter {self.name!r}: {what} is {value!r}, expected a tuple of "
+                    f"{kind.__name__}; of one thing: (thing,)"
+                )
         if not self.slots or all(slot.optional for slot in self.slots):
             raise AdapterError(f"adapter {self.name!r} needs at least one slot that always exists")
+        paths = [slot.path for slot in self.slots] + [*self.plain] + [*self.optional_plain]
+        twice = {path for path in paths if paths.count(path) > 1}
+        if twice:
+            raise AdapterError(f"adapter {self.name!r} declares {sorted(twice)} twice")
+        every = [*self.plain.values(), *self.optional_plain.values(), self.edges]
+        every += [text for s in self.slots for text in (s.layout, s.stored) if text is not None]
+        for text in every:
+            if not layouts.is_layout(text):
+                raise AdapterError(
+                    f"adapter {self.name!r}: {text!r} is no layout. Expected names of axes such "
+                    "as 'o i k', 'o (i k)', 'g o (k i) ...', '1 o i 1...' or 'o (i k) + o i'"
+                )
         for slot in self.slots:
             has = {*layouts.axes(slot.layout), *placeholders(slot.path)}
             # "..." is no axis yet: a slot without it is one that all kernel positions share.

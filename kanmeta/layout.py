@@ -17,7 +17,17 @@ from torch import Tensor
 
 from kanmeta.errors import LayoutError
 
-__all__ = ["TAP_AXES", "Rearrangement", "axes", "expand", "restrict", "shape", "solve", "taps"]
+__all__ = [
+    "TAP_AXES",
+    "Rearrangement",
+    "axes",
+    "expand",
+    "is_layout",
+    "restrict",
+    "shape",
+    "solve",
+    "taps",
+]
 
 TAP_AXES = ("kd", "kh", "kw")
 """Names of the axes of a convolution kernel; ``...`` in a layout stands for the last of them."""
@@ -25,6 +35,14 @@ TAP_AXES = ("kd", "kh", "kw")
 _DIMENSION = re.compile(r"\(([\w ]+)\)|(\w+)")
 
 Sizes = Mapping[str, int]
+
+
+_LAYOUT = re.compile(r"\s*(\([\w ]+\)|\w+|1?\.\.\.)(\s+(\([\w ]+\)|\w+|1?\.\.\.))*\s*")
+
+
+def is_layout(text: str) -> bool:
+    """Whether ``text`` can be read as a layout."""
+    return isinstance(text, str) and all(_LAYOUT.fullmatch(block) for block in text.split("+"))
 
 
 def blocks(layout: str) -> tuple[str, ...]:

@@ -14,19 +14,22 @@ import torch
 from torch import Tensor, nn
 
 from kanmeta import registry
+from kanmeta.adapter import Adapter
 from kanmeta.converted import ConvertedLayer
 from kanmeta.edits import Moved, moved_edges
-from kanmeta.errors import CoefficientWriteError, PlainModelWarning
+from kanmeta.errors import CoefficientWriteError, LayoutError, PlainModelWarning
 from kanmeta.execution import Binding
 from kanmeta.guard import refusal
 from kanmeta.initialise import LayerInit
 from kanmeta.meta import MetaLearner
 from kanmeta.plain import plain_layers
-from kanmeta.spec import tensor_at
+from kanmeta.recognition import describe, without_dead
+from kanmeta.spec import LayerSpec, tensor_at
 from kanmeta.surgery import (
     FROZEN,
     Installation,
     bindings,
+    hand_over,
     install,
     install_containers,
     release,
@@ -60,13 +63,22 @@ def run(module: nn.Module, method: str, args: Sequence[Any], kwargs: Mapping[str
         if not torch.equal(old, new):
             _move(binding, method, old, new)
     kept = {*module.modules()}
-    for binding in layers:
-        if binding.layer not in kept:
-            release(binding)
+    replaced = [binding for binding in layers if binding.layer not in kept]
+    for binding in replaced:
+        release(binding)
+    if replaced:
+        names = ", ".join(binding.name for binding in replaced)
+        _warn(f"{method} put plain layers in the place of {names}")
     if isinstance(result, nn.Module) and result is not module:
-        _convert_like(result, method, layers, before)
+        hand_over([binding for binding in layers if binding.layer in kept])
+        _convert_like(result, method, module, layers, before)
         install_containers(result, freeze=bool(vars(module).get(FROZEN)))
     return result
+
+
+def _warn(what: str) -> None:
+    text = f"{what}; kanmeta.convert(model) converts them anew"
+    warnings.warn(text, PlainModelWarning, stacklevel=5)
 
 
 def _output_axis(binding: Binding) -> int:
@@ -100,40 +112,65 @@ def _values(binding: Binding, moved: Moved) -> LayerInit | None:
 
 
 def _convert_like(
-    result: nn.Module, method: str, layers: Sequence[Binding], before: Sequence[Tensor]
+    result: nn.Module,
+    method: str,
+    module: nn.Module,
+    layers: Sequence[Binding],
+    before: Sequence[Tensor],
 ) -> None:
     """Convert the layers of ``result`` with the prompts of the edges that they were made from."""
+    names_before = {name for name, _ in bindings(module)}
+    adapters = {adapter.name: adapter for adapter in reversed(registry.all_adapters())}
     metas: dict[MetaLearner, MetaLearner] = {}
     ready: list[Installation] = []
+    origins: list[Binding] = []
     for name, layer in result.named_modules():
         if isinstance(layer, ConvertedLayer):
             continue
-        spec, _ = registry.recognise(
-            layer, registry.all_adapters(), edge=layers[0].spec.edge if layers else "tap"
-        )
-        if spec is None or not spec.slots:
-            continue
-        w = spec.read(layer)
-        same_name_first = sorted(
-            zip(layers, before, strict=True),
-            key=lambda pair: not pair[0].name.endswith(name),
-        )
-        for binding, old in same_name_first:
-            if binding.spec.kind != spec.kind or binding.spec.edge_axes != spec.edge_axes:
-                continue
-            moved = moved_edges(w, old, _output_axis(binding))
-            values = None if moved is None else _values(binding, moved)
-            if values is not None:
+        candidates = [
+            (binding, old, adapters[binding.spec.adapter])
+            for binding, old in zip(layers, before, strict=True)
+            if binding.spec.adapter in adapters and adapters[binding.spec.adapter].considers(layer)
+        ]
+        if not candidates or (name not in names_before and result is not layer):
+            continue  # no layer, or one that was plain before
+        candidates.sort(key=lambda candidate: not candidate[0].name.endswith(name))
+        for binding, old, adapter in candidates:
+            found = _made_from(layer, binding, old, adapter)
+            if found is not None:
                 meta = binding.meta_learner
                 metas.setdefault(meta, copy.deepcopy(meta))
-                ready.append((name, layer, spec, values, metas[meta], binding.execution))
+                ready.append((name, layer, *found, metas[meta], binding.execution))
+                origins.append(binding)
                 break
         else:
-            warnings.warn(
-                f"{method} returns a plain, unconverted model: {name or 'its layer'} has "
-                "coefficients that no edge had before. kanmeta.convert(model) converts it anew",
-                PlainModelWarning,
-                stacklevel=4,
+            _warn(
+                f"{method} returns a plain model: {name or 'its layer'} has coefficients that no "
+                "edge had before"
             )
             return
     install(ready)
+    for (_, layer, *_), binding in zip(ready, origins, strict=True):
+        for name, tensor in layer.named_parameters(recurse=False):
+            theirs = binding.layer._parameters.get(name)
+            tensor.requires_grad_(theirs is None or theirs.requires_grad)
+    for old_meta, new_meta in metas.items():
+        for p, q in zip(old_meta.parameters(), new_meta.parameters(), strict=True):
+            q.requires_grad_(p.requires_grad)
+
+
+def _made_from(
+    layer: nn.Module, binding: Binding, old: Tensor, adapter: Adapter
+) -> tuple[LayerSpec, LayerInit] | None:
+    """How to convert ``layer`` if its edges are those of ``binding``'s layer."""
+    slots = [slot.path for slot in binding.spec.slots]
+    try:
+        spec = describe(adapter, layer, binding.spec.edge, only=slots)
+    except LayoutError:
+        return None
+    spec = without_dead(spec, layer) if binding.spec.dropped else spec
+    if spec.kind != binding.spec.kind:
+        return None
+    moved = moved_edges(spec.read(layer), old, _output_axis(binding))
+    values = None if moved is None else _values(binding, moved)
+    return None if values is None else (spec, values)

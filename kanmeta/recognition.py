@@ -4,14 +4,14 @@ import dataclasses
 import fnmatch
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from kanmeta import layout as layouts
 from kanmeta.adapter import Adapter, Slot, placeholders
-from kanmeta.errors import BrokenLayerError, LayoutError
+from kanmeta.errors import AdapterError, BrokenLayerError, LayoutError
 from kanmeta.layout import TAP_AXES, Rearrangement
 from kanmeta.spec import LayerSpec, Methods, SlotSpec, tensor_at
 
@@ -26,7 +26,9 @@ class CheckFailedError(LayoutError):
     """Names and shapes are those of the adapter: the nearest of all misses."""
 
 
-def describe(adapter: Adapter, layer: nn.Module, edge: str) -> LayerSpec:
+def describe(
+    adapter: Adapter, layer: nn.Module, edge: str, only: Collection[str] | None = None
+) -> LayerSpec:
     """Describe ``layer`` as ``adapter`` sees it, whatever the name of its class is.
 
     Args:
@@ -34,6 +36,7 @@ def describe(adapter: Adapter, layer: nn.Module, edge: str) -> LayerSpec:
         layer: a module.
         edge: ``"tap"``: kernel positions of a convolution are edges of their own;
             ``"pair"``: they belong to the coefficients of their channel pair.
+        only: paths of the slots to convert, whether they are trained or not.
 
     Raises:
         LayoutError: names or shapes of the tensors are not what ``adapter`` declares.
@@ -44,10 +47,7 @@ def describe(adapter: Adapter, layer: nn.Module, edge: str) -> LayerSpec:
     if lacking:
         raise OtherTensorsError(f"the layer has no method {', '.join(lacking)}")
     found, counts = _match(adapter, tensors)
-    try:
-        known = dict(adapter.sizes(layer)) | counts
-    except AttributeError as error:
-        raise LayoutError(str(error)) from error
+    known = _sizes(adapter, layer) | counts
     declared = _layouts(adapter)
     kernels = {
         layouts.taps(declared[template], tensors[path].dim())
@@ -65,13 +65,34 @@ def describe(adapter: Adapter, layer: nn.Module, edge: str) -> LayerSpec:
         },
         known,
     )
-    reason = adapter.check(layer, sizes)
+    reason = _ask(adapter, "check", layer, sizes)
     if reason is not None:
         raise CheckFailedError(reason)
     broken = adapter.broken(layer) if callable(adapter.broken) else adapter.broken
     if broken is not None:
         raise BrokenLayerError(broken)
-    return _spec(adapter, layer, tensors, found, sizes, kernel, edge)
+    return _spec(adapter, layer, tensors, found, sizes, kernel, edge, only)
+
+
+def _ask(adapter: Adapter, what: str, *args: Any) -> Any:
+    """Call a function of an adapter's; a fault of its own is reported as one."""
+    try:
+        return getattr(adapter, what)(*args)
+    except AttributeError as error:
+        raise LayoutError(str(error)) from error  # of the layer, which lacks it
+    except Exception as error:
+        raise AdapterError(
+            f"{what} of adapter {adapter.name!r} failed on a {type(args[0]).__name__}: {error!r}"
+        ) from error
+
+
+def _sizes(adapter: Adapter, layer: nn.Module) -> dict[str, int]:
+    sizes = _ask(adapter, "sizes", layer)
+    if not isinstance(sizes, Mapping) or not all(type(n) is int for n in sizes.values()):
+        raise AdapterError(
+            f"sizes of adapter {adapter.name!r} returned {sizes!r}; expected {{axis: integer}}"
+        )
+    return dict(sizes)
 
 
 def _tensors(adapter: Adapter, layer: nn.Module) -> dict[str, Tensor]:
@@ -138,13 +159,15 @@ def _spec(
     sizes: Mapping[str, int],
     kernel: tuple[str, ...],
     edge: str,
+    only: Collection[str] | None,
 ) -> LayerSpec:
     edges = layouts.axes(layouts.expand(adapter.edges, kernel))
     if edge == "pair":
         edges = tuple(axis for axis in edges if axis not in TAP_AXES)
     present = [s for s in adapter.slots if s.path in found]
     # A tensor the user froze stays as it is, unless the whole layer is frozen.
-    chosen = [s for s in present if any(tensors[p].requires_grad for p in found[s.path])] or present
+    trained = [s for s in present if any(tensors[p].requires_grad for p in found[s.path])]
+    chosen = (trained or present) if only is None else [s for s in present if s.path in only]
     slots, notes = [], []
     for slot in chosen:
         stack = placeholders(slot.path)

@@ -41,6 +41,8 @@ def register_adapter(adapter: Adapter) -> Adapter:
     Raises:
         AdapterError: an adapter of this name exists already.
     """
+    if not isinstance(adapter, Adapter):
+        raise AdapterError(f"expected a kanmeta.Adapter, got a {type(adapter).__name__}")
     taken = {a.name for a in (*_registered.values(), *_built_in(), *_entry_points())}
     if adapter.name in taken:
         raise AdapterError(
@@ -84,7 +86,13 @@ def _entry_points() -> tuple[Adapter, ...]:
 
 
 def all_adapters(extra: Sequence[Adapter] = ()) -> tuple[Adapter, ...]:
-    """All adapters in the order in which they are asked."""
+    """All adapters in the order in which they are asked.
+
+    Raises:
+        AdapterError: ``extra`` is not a sequence of adapters.
+    """
+    if not isinstance(extra, Sequence) or not all(isinstance(a, Adapter) for a in extra):
+        raise AdapterError(f"adapters={extra!r}: expected a list of kanmeta.Adapter")
     return (*extra, *_registered.values(), *_built_in(), *_entry_points())
 
 

@@ -27,6 +27,7 @@ from kanmeta.spec import LayerSpec, Methods, tensor_at
 __all__ = [
     "Installation",
     "bindings",
+    "hand_over",
     "install",
     "install_containers",
     "release",
@@ -144,6 +145,16 @@ def release(binding: Binding) -> None:
         heir = meta.bindings[0]
         assert isinstance(heir, Binding)
         heir.layer.register_module("meta_learner", meta)
+
+
+def hand_over(layers: Sequence[Binding]) -> None:
+    """Let other layers own the meta-learners that they share with these, which may be replaced."""
+    for meta in {binding.meta_learner for binding in layers}:
+        outside = [b for b in meta.bindings if isinstance(b, Binding) and b not in layers]
+        owner = next((b for b in layers if b.layer._modules.get("meta_learner") is meta), None)
+        if owner is not None and outside:
+            del owner.layer._modules["meta_learner"]
+            outside[0].layer.register_module("meta_learner", meta)
 
 
 FROZEN = "_kanmeta_frozen"
