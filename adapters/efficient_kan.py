@@ -33,6 +33,7 @@ ADAPTERS = (
         plain={"grid": "i t"},
         optional_plain={"bias": "o"},  # a common local addition; the reference layers have it too
         check=_uniform_extended_grid,
+        settings=("base_activation",),
         grid_updates={"update_grid": "out_features"},
     ),
 )

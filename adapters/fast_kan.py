@@ -24,5 +24,6 @@ ADAPTERS = (
             "layernorm.bias": "i",
         },
         free=("base_activation.*",),
+        settings=("rbf.denominator", "base_activation"),
     ),
 )

@@ -4,8 +4,10 @@ phi_io(x) = mask[i,o] (scale_base[i,o] b(x) + scale_sp[i,o] sum_k coef[i,o,k] B_
 ``Symbolic_KANLayer`` (``MultKAN.symbolic_fun``) holds no spline coefficients and is left alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import torch
 from torch import nn
 
 from kanmeta.adapter import Adapter, Container, Slot
@@ -31,6 +33,7 @@ ADAPTERS = (
         ),
         plain={"grid": "i t", "mask": "i o"},
         check=_extended_grid,
+        settings=("base_fun",),
         grid_updates={"update_grid_from_samples": "out_dim"},
         reindexers=("get_subset", "swap"),
         writers={"initialize_grid_from_parent": ""},
@@ -46,6 +49,43 @@ def _not_symbolic(model: nn.Module) -> list[str]:
         for name, layer in layers
         if not layer.get_parameter("mask").any()
     ]
+
+
+def _store(model: Any) -> dict[str, Any]:
+    """Which inputs it uses, and the symbolic functions by name: (layer, input, output, name)."""
+    functions = [
+        [number, i, j, name]
+        for number, layer in enumerate(model.symbolic_fun)
+        for j, row in enumerate(layer.funs_name)
+        for i, name in enumerate(row)
+        if name != "0"
+    ]
+    return {"input_id": model.input_id.tolist(), "functions": functions}
+
+
+def _restore(model: Any, state: dict[str, Any]) -> Callable[[], None]:
+    lists = ("funs", "funs_avoid_singularity", "funs_name", "funs_sympy")
+    before = [
+        (layer, name, [list(row) for row in getattr(layer, name)])
+        for layer in model.symbolic_fun
+        for name in lists
+    ]
+    inputs = model.input_id
+
+    def undo() -> None:
+        model.input_id = inputs
+        for layer, name, rows in before:
+            setattr(layer, name, rows)
+
+    try:
+        model.input_id = torch.tensor(state["input_id"], device=inputs.device)
+        for number, i, j, name in state["functions"]:
+            layer = model.symbolic_fun[number]
+            layer.fix_symbolic(i, j, name, verbose=False)  # affine and masks come from the file
+    except BaseException:
+        undo()
+        raise
+    return undo
 
 
 CONTAINERS = (
@@ -72,5 +112,7 @@ CONTAINERS = (
         },
         dead=_not_symbolic,
         revives=("auto_symbolic", "fix_symbolic", "set_mode"),
+        store=_store,
+        restore=_restore,
     ),
 )

@@ -27,6 +27,7 @@ def _wavelets(version: str, path: str, layout: str) -> Adapter:
         ),
         plain={"wavelet_conv.{g}.wavelet_out.weight": "o o 1..."},
         free=CHOSEN,
+        settings=("wavelet_conv.0.wavelet_type",),
         edges="g o i ...",
     )
 

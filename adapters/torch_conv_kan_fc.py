@@ -87,5 +87,6 @@ ADAPTERS = (
             Slot("weight1", "o i"),  # of silu(x): in use here, unlike in Wav-KAN
         ),
         free=NORMS,
+        settings=("wavelet_type",),
     ),
 )

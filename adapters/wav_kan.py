@@ -19,5 +19,6 @@ ADAPTERS = (
         optional_plain={"weight1": "o i"},
         dead={"weight1": "Wav-KAN multiplies x with it and drops the product"},
         free=("bn.*", "base_activation.*"),
+        settings=("wavelet_type",),
     ),
 )

@@ -6,6 +6,7 @@ of meta-learners, prompts or checkpoints, and never imports the library it descr
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -73,6 +74,8 @@ class Adapter:
         grid_updates: method -> name of the attribute that holds the number of outputs: methods
             that refit the coefficients of each input by a linear map that all its outputs share.
         reindexers: methods that only move edges about, in place or into a new layer.
+        settings: paths of attributes on which the layer's function depends, ``"wavelet_type"``. A
+            checkpoint holds them, and a layer that has others is not loaded into.
     """
 
     name: str
@@ -90,12 +93,14 @@ class Adapter:
     writers: Mapping[str, str] = field(default_factory=dict)
     grid_updates: Mapping[str, str] = field(default_factory=dict)
     reindexers: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse declarations that contradict themselves."""
         if not isinstance(self.name, str) or not self.name:
             raise AdapterError(f"an adapter's name is a text, not {self.name!r}")
-        for what, kind in (("class_names", str), ("slots", Slot), ("free", str), ("methods", str)):
+        texts = ("class_names", "free", "methods", "reindexers", "settings")
+        for what, kind in (("slots", Slot), *((text, str) for text in texts)):
             value = getattr(self, what)
             if not isinstance(value, tuple) or not all(isinstance(v, kind) for v in value):
                 raise AdapterError(
@@ -158,6 +163,8 @@ class Container:
         writers: method -> advice: methods that raise while a layer is converted.
         dead: ``model -> paths`` of Parameters that have no effect in its present state.
         revives: methods after which dead Parameters may have an effect.
+        store: ``model -> JSON value``: what it keeps outside its state_dict, for a checkpoint.
+        restore: ``(model, JSON value) -> undo``: give it to a fresh model.
     """
 
     name: str
@@ -167,6 +174,8 @@ class Container:
     writers: Mapping[str, str] = field(default_factory=dict)
     dead: Callable[[nn.Module], Sequence[str]] = _none_dead
     revives: tuple[str, ...] = ()
+    store: Callable[[nn.Module], Any] | None = None
+    restore: Callable[[nn.Module, Any], Callable[[], None]] | None = None
 
     def considers(self, module: nn.Module) -> bool:
         """Whether ``module`` is such a model."""

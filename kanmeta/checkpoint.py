@@ -26,6 +26,7 @@ from kanmeta.errors import (
     CheckpointError,
     ModelMismatchError,
 )
+from kanmeta.extra_state import moved_attributes, restore_containers
 from kanmeta.plain import CONSTANTS
 from kanmeta.surgery import bindings, install, install_containers
 
@@ -124,12 +125,17 @@ def load(
         tensors = {name: file.get_tensor(name) for name in shapes if name not in skipped}
     tensors |= {alias: tensors[name] for alias, name in aliases.items() if name in tensors}
     ready = restore.installations(header, found, tensors)
+    attributes = restore.attributes(header, found, tensors)
     plain = restore.plain_tensors(model, found).values()
     before = [(tensor, tensor.detach().clone()) for tensor in plain]
     with ExitStack() as undo:
         undo.callback(install(ready))
         undo.callback(install_containers(model, header["frozen"]))
         undo.callback(_put_back, before)
+        undo.callback(restore_containers(model, header["containers"]))
+        for layer, name, value in attributes:
+            undo.callback(setattr, layer, name, vars(layer)[name])
+            setattr(layer, name, value)
         model.load_state_dict(tensors, strict=strict)  # a module of the user's may refuse its part
         undo.pop_all()
     return model
@@ -174,7 +180,11 @@ def _tensors(
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     name_of: dict[Tensor, str] = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
+    state = dict(model.state_dict(keep_vars=True))
+    for layer_name, binding in bindings(model):
+        prefix = f"{layer_name}." if layer_name else ""
+        state |= {prefix + name: value for name, value in moved_attributes(binding).items()}
+    for name, tensor in state.items():
         if not isinstance(tensor, Tensor):
             raise CheckpointError(
                 f"the model's state_dict holds {name!r}, a {type(tensor).__name__}; a checkpoint "

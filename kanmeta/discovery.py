@@ -92,6 +92,9 @@ def find_layers(
     converted: list[str] = []
     refused: dict[str, list[str]] = {}
     left_out: list[str] = []
+    # Of a library that is known, so is what stays: pykan's Symbolic_KANLayer.
+    models = [module for module in names_of if registry.container_of(module) is not None]
+    part_of_a_model = {part for module in models for part in module.modules()}
     for module, names in names_of.items():
         if isinstance(module, ConvertedLayer):
             converted += [names[0]] if module in chosen else []
@@ -100,7 +103,8 @@ def find_layers(
         if spec is None:
             reasons = reasons or _suggestions(module, adapters)
             if module in chosen and (reasons or "kan" in type(module).__name__.lower()):
-                if not reasons and any(p.dim() > 1 for p in module.parameters(recurse=False)):
+                weights = any(p.dim() > 1 for p in module.parameters(recurse=False))
+                if not reasons and weights and module not in part_of_a_model:
                     reasons = ["no adapter knows this class; describe it with a kanmeta.Adapter"]
                 refused[names[0]] = [type(module).__name__, *reasons]
         elif not spec.slots:

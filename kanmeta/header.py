@@ -20,6 +20,7 @@ from kanmeta.errors import (
     VersionError,
 )
 from kanmeta.execution import EXECUTIONS
+from kanmeta.extra_state import container_states, moved_attributes, settings_of
 from kanmeta.meta import ACTIVATIONS
 from kanmeta.surgery import FROZEN
 
@@ -75,10 +76,13 @@ def describe(model: nn.Module) -> dict[str, Any]:
                 "slots": {s.path: s.tensor.layout for s in binding.spec.slots},
                 "mapped": binding.map is not None,
                 "dropped": [*binding.spec.dropped],
+                "settings": settings_of(binding.layer, binding.spec.settings),
+                "attributes": [*moved_attributes(binding)],
             }
             for name, binding in layers.items()
         ],
         "frozen": any(vars(module).get(FROZEN) for module in model.modules()),
+        "containers": container_states(model),
     }
 
 
@@ -159,6 +163,8 @@ _LAYER = {
     "slots": dict,
     "mapped": bool,
     "dropped": list,
+    "settings": dict,
+    "attributes": list,
 }
 
 
@@ -180,6 +186,8 @@ def _check_header(header: Mapping[str, Any]) -> None:
         _expect(all(type(n) is int and n >= 1 for n in layer["shape"]), layer)
         _expect(layer["shape"][-1:] == [metas[layer["meta_learner"]]["dim_w"]], layer)
     _expect(type(header["frozen"]) is bool, header["frozen"])
+    for entry in header["containers"]:
+        _expect(entry.keys() == {"name", "state"} and type(entry["name"]) is str, entry)
     _expect(len({layer["name"] for layer in layers}) == len(layers), "a layer twice")
     # Each meta-learner is used, and its owner is one of its layers.
     users = [[la["name"] for la in layers if la["meta_learner"] == i] for i in range(len(metas))]

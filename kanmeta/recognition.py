@@ -207,6 +207,7 @@ def _spec(
         ),
         dead=dead,
         notes=tuple(notes),
+        settings=adapter.settings,
     )
 
 

@@ -10,6 +10,7 @@ from kanmeta import registry
 from kanmeta.adapter import Adapter
 from kanmeta.discovery import Found
 from kanmeta.errors import CorruptCheckpointError, LayoutError, ModelMismatchError
+from kanmeta.extra_state import settings_of
 from kanmeta.initialise import LayerInit
 from kanmeta.meta import MetaLearner
 from kanmeta.plain import CONSTANTS
@@ -17,7 +18,7 @@ from kanmeta.recognition import describe, without_dead
 from kanmeta.spec import tensor_at
 from kanmeta.surgery import Installation
 
-__all__ = ["expected_shapes", "installations", "match_layers", "plain_tensors"]
+__all__ = ["attributes", "expected_shapes", "installations", "match_layers", "plain_tensors"]
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -55,6 +56,9 @@ def match_layers(
                 continue
             found = [*spec.edge_shape, spec.dim_w]
             slots = {s.path: s.tensor.layout for s in spec.slots}
+            settings = settings_of(layer, spec.settings)
+            if settings != entry["settings"]:
+                problems.append(f"{name}: expected {entry['settings']}, found {settings}")
             same = [*spec.dropped] == entry["dropped"]
             if found != entry["shape"] or slots != entry["slots"] or not same:
                 problems.append(
@@ -100,6 +104,11 @@ def expected_shapes(
             added |= {f"{prefix}coefficient_{c}": (item.spec.dim_w,) for c in ("scale", "offset")}
             if entry["mapped"]:
                 added[f"{prefix}coefficient_map"] = item.spec.map_shape
+            for attribute in entry["attributes"]:
+                value = vars(item.layer).get(attribute)
+                if not isinstance(value, Tensor):
+                    raise ModelMismatchError(f"{prefix}{attribute}: expected a tensor, found none")
+                added[f"{prefix}{attribute}"] = tuple(value.shape)
     for meta in header["meta_learners"]:
         for prefix in names[layer_of[meta["layer"]]]:
             prefix = f"{prefix}meta_learner."
@@ -147,3 +156,16 @@ def installations(
         meta = metas[entry["meta_learner"]]
         ready.append((entry["name"], item.layer, item.spec, values, meta, entry["execution"]))
     return ready
+
+
+def attributes(
+    header: Mapping[str, Any], found: Sequence[Found], tensors: dict[str, Tensor]
+) -> list[tuple[nn.Module, str, Tensor]]:
+    """Take what belongs into plain attributes out of ``tensors``: (layer, attribute, value)."""
+    values = []
+    for entry, item in zip(header["layers"], found, strict=True):
+        prefix = f"{entry['name']}." if entry["name"] else ""
+        for attribute in entry["attributes"]:
+            like = vars(item.layer)[attribute]
+            values.append((item.layer, attribute, tensors.pop(prefix + attribute).to(like)))
+    return values

@@ -79,6 +79,7 @@ class LayerSpec:
         dead: path -> reason, of Parameters that the library never uses.
         dropped: those of them that this conversion takes out: they read as zeros.
         notes: what the plan should say of this layer.
+        settings: paths of attributes on which its function depends.
     """
 
     adapter: str
@@ -91,6 +92,7 @@ class LayerSpec:
     dead: Mapping[str, str] = field(default_factory=dict)
     dropped: Mapping[str, tuple[tuple[int, ...], bool]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
 
     @property
     def edge_shape(self) -> tuple[int, ...]:

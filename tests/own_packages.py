@@ -169,6 +169,21 @@ def test_deep_kan_a_failed_grid_update_leaves_the_knots_alone() -> None:
 
 
 @only["deep_kan"]
+def test_deep_kan_moved_knots_are_in_the_file(tmp_path: Path) -> None:
+    """They are a plain attribute, which no state_dict holds."""
+    make = load("deepkan").SplineLinearLayer
+    layer, x = make(4, 5), torch.rand(60, 4)
+    kanmeta.convert(layer, hidden=2)
+    layer._update_knots(x)
+    kanmeta.save(layer, tmp_path / "layer.safetensors")
+    fresh = make(4, 5)
+    knots = fresh.knots
+    kanmeta.load(fresh, tmp_path / "layer.safetensors")
+    assert torch.equal(fresh(x), layer(x))
+    assert not torch.equal(fresh.knots, knots)
+
+
+@only["deep_kan"]
 def test_deep_kan_knots_follow_the_layer() -> None:
     """The library keeps them in a plain attribute, which ``to`` leaves behind."""
     plain, layer = _pair("deep_kan-spline")

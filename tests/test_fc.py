@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,12 @@ import torch
 from torch import Tensor, nn
 
 import kanmeta
-from kanmeta.errors import CoefficientWriteError, NothingToConvertError, SkippedLayerWarning
+from kanmeta.errors import (
+    CoefficientWriteError,
+    ModelMismatchError,
+    NothingToConvertError,
+    SkippedLayerWarning,
+)
 from recipes.reference import fc_poly, fc_spline, pykan_early, relu_kan, wav_kan
 from tests import upstream
 
@@ -228,3 +234,11 @@ def test_grid_updates_of_early_pykan_are_refused() -> None:
     with pytest.raises(CoefficientWriteError, match=r"train_kan\(..., update_grid=False\)"):
         layer.update_grid_from_samples(torch.rand(9, 8))
     assert torch.equal(layer.grid, grid)
+
+
+def test_a_file_of_another_wavelet_is_refused(tmp_path: Path) -> None:
+    layer = wav_kan.KANLinear(20, 30, wavelet_type="morlet")
+    kanmeta.convert(layer)
+    kanmeta.save(layer, tmp_path / "layer.safetensors")
+    with pytest.raises(ModelMismatchError, match=r"expected \{'wavelet_type': 'morlet'\}, found"):
+        kanmeta.load(wav_kan.KANLinear(20, 30, wavelet_type="dog"), tmp_path / "layer.safetensors")

@@ -160,3 +160,51 @@ def test_moved_edges_are_found_again(data: st.DataObject) -> None:
     assert same is not None
     assert torch.equal(same.source.flatten(), torch.arange(w[..., 0].numel()))
     assert same.inputs is not None
+
+
+class Restless(efficient_kan.KANLinear):
+    """Updates its grid, or writes to its weights, in the middle of forward."""
+
+    action = "update"
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.action == "update":
+            self.update_grid(x.detach())
+        elif self.action == "write":
+            with torch.no_grad():
+                self.spline_weight.mul_(0)
+        return super().forward(x)
+
+
+def test_updates_inside_forward_are_seen_and_writes_are_not_lost() -> None:
+    layer, x = Restless(20, 30, scale_noise=2.0).double(), torch.rand(300, 20).double() * 1.8 - 0.9
+    kanmeta.convert(layer)
+    plain = kanmeta.materialize(copy.deepcopy(layer))
+    torch.testing.assert_close(layer(x), plain(x), rtol=0, atol=1e-8)
+    layer.action = "write"
+    with pytest.raises(errors.CoefficientWriteError, match="a write in forward"):
+        layer(x)
+
+
+def test_a_grid_update_in_inference_mode_leaves_a_layer_that_trains() -> None:
+    layer, x = efficient_kan.KANLinear(20, 30), torch.rand(300, 20)
+    with torch.inference_mode():
+        kanmeta.convert(layer)
+        layer.update_grid(torch.rand(300, 20))
+    layer(x).sum().backward()
+    assert layer.prompts.grad.isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns about itself
+def test_compile_and_export_after_a_grid_update() -> None:
+    layer, x = efficient_kan.KANLinear(20, 30), torch.rand(300, 20)
+    kanmeta.convert(layer)
+    layer.update_grid(x)
+    expected = layer(x)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), expected)
+    exported = torch.export.export(layer, (x,), strict=False).module()
+    torch.testing.assert_close(exported(x), expected)
+    layer.update_grid(x * 0.5)
+    torch.testing.assert_close(compiled(x), layer(x))
+    torch.compiler.reset()

@@ -217,7 +217,8 @@ def test_expand_width_replaces_layers_and_the_rest_stays_usable(folder: Path) ->
 
     model = KAN([2, 3, 3, 3, 1], grid=3, k=3, seed=0, auto_save=False)
     kanmeta.convert(model, hidden=4)
-    model.expand_width(1, 2)
+    with pytest.warns(errors.PlainModelWarning, match=r"act_fun\.0, act_fun\.1"):
+        model.expand_width(1, 2)
     assert converted(model) == 2
     kanmeta.save(model, "wider.safetensors")
     assert model(X).shape == (200, 1)
@@ -290,3 +291,89 @@ def test_checkpoint_goes_into_a_fresh_pykan(folder: Path) -> None:
         kanmeta.materialize(fresh)
         assert torch.equal(fresh(X), model(X))
     build(seed=4).load_state_dict(fresh.state_dict())
+
+
+def test_symbolic_functions_and_pruned_inputs_are_in_the_file(folder: Path) -> None:
+    """pykan keeps both outside its state_dict."""
+    from kan import KAN
+
+    def widths(inputs: int) -> Any:
+        return KAN([[inputs, 0], [5, 0], [1, 0]], grid=5, k=3, seed=9, auto_save=False)
+
+    model, _ = pair()
+    model.auto_symbolic(lib=["x", "sin", "exp"], verbose=0)
+    kanmeta.save(model, "symbolic.safetensors")
+    loaded = kanmeta.load(widths(2), "symbolic.safetensors")
+    torch.testing.assert_close(loaded(X), model(X))
+    assert str(loaded.symbolic_formula()[0]) == str(model.symbolic_formula()[0])
+
+    model, _ = pair()
+    pruned = model.prune_input(active_inputs=[1], log_history=False)
+    kanmeta.save(pruned, "pruned.safetensors")
+    loaded = kanmeta.load(widths(1), "pruned.safetensors")
+    torch.testing.assert_close(loaded(X), pruned(X))
+
+
+def test_a_file_with_a_function_that_is_not_known_leaves_the_model_alone(folder: Path) -> None:
+    model, _ = pair()
+    model.fix_symbolic(0, 0, 0, "sin", verbose=False, log_history=False)
+    model.symbolic_fun[0].funs_name[1][1] = "of_my_own"
+    kanmeta.save(model, "own.safetensors")
+    fresh = build(seed=3)
+    expected = fresh(X)
+    with pytest.raises(errors.ModelMismatchError, match="of_my_own"):
+        kanmeta.load(fresh, "own.safetensors")
+    assert torch.equal(fresh(X), expected)
+    assert fresh.symbolic_fun[0].funs_name[0][0] == "0"
+    assert converted(fresh) == 0
+
+
+def test_partly_converted_and_frozen_models_come_back_as_they_were(folder: Path) -> None:
+    model = build()
+    kanmeta.convert(model, hidden=4, include="act_fun.0")
+    model(X)
+    for result in (model.copy(), model.prune_node(active_neurons_id=[[0, 1]], log_history=False)):
+        assert [name for name, _ in bindings(result)] == ["act_fun.0"]
+    frozen = build(sb_trainable=False)
+    kanmeta.convert(frozen, hidden=4)
+    kanmeta.prompts(frozen)["act_fun.1"].requires_grad_(False)
+    frozen(X)
+    pruned = frozen.prune_node(active_neurons_id=[[0, 1]], log_history=False)
+    assert converted(pruned) == 2
+    assert not pruned.act_fun[0].scale_base.requires_grad
+    assert [z.requires_grad for z in kanmeta.prompts(pruned).values()] == [True, False]
+
+
+def test_a_pruned_model_in_the_place_of_one_that_shared_a_meta_learner(folder: Path) -> None:
+    both = nn.ModuleDict({"a": build(), "b": build(1)})
+    kanmeta.convert(both, hidden=4)
+    both["a"](X)
+    both["a"] = both["a"].prune_node(active_neurons_id=[[0, 1]], log_history=False)
+    assert len(kanmeta.meta_learners(both)) == 2
+    kanmeta.save(both, "both.safetensors")
+
+
+def test_a_model_that_lost_its_converted_layers_is_a_plain_one(folder: Path) -> None:
+    model = build()
+    kanmeta.convert(model, hidden=4, drop_dead=True)
+    for layer in model.act_fun:
+        kanmeta.materialize(layer)
+    model(X)
+    model.perturb()  # no longer refused
+    kanmeta.materialize(model)
+    assert type(model) is type(build())
+    assert all(p.requires_grad for n, p in model.named_parameters() if "affine" in n)
+    with pytest.raises(errors.NothingToConvertError):
+        kanmeta.materialize(model)
+
+
+def test_frozen_splines_are_updated_by_the_library_itself(folder: Path) -> None:
+    model = build()
+    for layer in model.act_fun:
+        layer.coef.requires_grad_(False)
+    kanmeta.convert(model, hidden=4)
+    plain = kanmeta.materialize(copy.deepcopy(model))
+    for m in (model, plain):
+        m(X)
+        m.update_grid(X)
+    torch.testing.assert_close(model(X), plain(X), rtol=1e-4, atol=1e-5)

@@ -188,3 +188,54 @@ class Network(nn.Module):
 def test_a_network_with_a_layers_name_is_not_warned_of() -> None:
     named = type("KANLayer", (Network,), {})
     assert kanmeta.plan(nn.Sequential(named())).skipped == ()
+
+
+class TaylorKANLayer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.coefficients = nn.Parameter(torch.zeros(30, 30, 4))
+
+
+def test_an_unknown_kan_layer_beside_known_ones_is_named() -> None:
+    mixed = nn.Sequential(efficient_kan.KANLinear(20, 30), TaylorKANLayer())
+    (skipped,) = kanmeta.plan(mixed).skipped
+    assert skipped.startswith("1 (TaylorKANLayer): no adapter knows this class")
+
+
+FAULTY: dict[str, tuple[dict[str, object], str]] = {
+    "bracket": ({"slots": (kanmeta.Slot("w", "o (i k"),)}, "is no layout"),
+    "commas": ({"slots": (kanmeta.Slot("w", "o, i, k"),)}, "is no layout"),
+    "one slot": ({"slots": kanmeta.Slot("w", "o i")}, "expected a tuple of Slot"),
+    "names": ({"class_names": "Mine"}, "expected a tuple of str"),
+    "twice": ({"slots": (kanmeta.Slot("w", "o i"), kanmeta.Slot("w", "o i"))}, "twice"),
+    "slot and plain": ({"plain": {"w": "o i"}}, "twice"),
+    "no name": ({"name": ""}, "name is a text"),
+    "dead": ({"dead": {"v": "unused"}}, "not in plain"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTY)
+def test_a_faulty_declaration_is_named(fault: str) -> None:
+    arguments, text = FAULTY[fault]
+    good = {"name": "mine", "class_names": ("Mine",), "slots": (kanmeta.Slot("w", "o i"),)}
+    with pytest.raises(errors.AdapterError, match=text):
+        kanmeta.Adapter(**(good | arguments))
+
+
+@pytest.mark.parametrize("what", ["sizes", "check"])
+def test_a_fault_in_an_adapters_function_is_reported_as_one(what: str) -> None:
+    def fails(*args: object) -> None:
+        raise KeyError("num_grids")
+
+    adapter = kanmeta.Adapter(
+        name="taylor",
+        class_names=("TaylorKANLayer",),
+        slots=(kanmeta.Slot("coefficients", "o i k"),),
+        **{what: fails},
+    )
+    with pytest.raises(errors.AdapterError, match=f"{what} of adapter 'taylor' failed"):
+        kanmeta.plan(TaylorKANLayer(), adapters=[adapter])
+    with pytest.raises(errors.AdapterError, match="expected a list"):
+        kanmeta.plan(TaylorKANLayer(), adapters=adapter)
+    with pytest.raises(errors.AdapterError, match="expected a kanmeta"):
+        kanmeta.register_adapter("taylor")
