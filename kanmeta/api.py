@@ -119,8 +119,12 @@ def convert(
         NothingToConvertError: no layer is recognised; the message says what was seen.
         AlreadyConvertedError: a layer is converted already.
         WrappedModelError: the model is wrapped (DDP, ``torch.compile``, TorchScript).
-        PlanError: an argument does not fit the model.
+        PlanError: an argument does not fit the model, or coefficients are not finite.
         After any error the model is as it was before.
+
+    Warns:
+        SkippedLayerWarning: a layer looks like one of a KAN library and stays as it is.
+        LargerModelWarning: the model grows; the message says from how many edges on it would not.
     """
     planned = plan(
         model,

@@ -184,6 +184,8 @@ def _check_header(header: Mapping[str, Any]) -> None:
         _expect(0 <= layer["meta_learner"] < len(metas), layer)
         _expect(layer["edge"] in ("tap", "pair") and layer["execution"] in EXECUTIONS, layer)
         _expect(all(type(n) is int and n >= 1 for n in layer["shape"]), layer)
+        names = [*layer["dropped"], *layer["attributes"]]
+        _expect(all(type(name) is str for name in names), names)
         _expect(layer["shape"][-1:] == [metas[layer["meta_learner"]]["dim_w"]], layer)
     _expect(type(header["frozen"]) is bool, header["frozen"])
     for entry in header["containers"]:
