@@ -34,5 +34,7 @@ ADAPTERS = (
         optional_plain={"bias": "o"},  # a common local addition; the reference layers have it too
         check=_uniform_extended_grid,
         grid_updates={"update_grid": "out_features"},
+        rows="always",
+        leading=True,
     ),
 )

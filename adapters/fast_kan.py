@@ -24,5 +24,7 @@ ADAPTERS = (
             "layernorm.bias": "i",
         },
         free=("base_activation.*",),
+        rows="always",
+        leading=True,
     ),
 )

@@ -28,6 +28,8 @@ def _wavelets(version: str, path: str, layout: str) -> Adapter:
         plain={"wavelet_conv.{g}.wavelet_out.weight": "o o 1..."},
         free=CHOSEN,
         edges="g o i ...",
+        rows="eval",
+        expands=True,
     )
 
 
@@ -39,6 +41,7 @@ ADAPTERS = (
         plain={"prelus.{g}.weight": "1"},
         free=CHOSEN,
         edges="g o i ...",
+        rows="always",
     ),
     Adapter(
         name="torch-conv-kan/fast-conv",
@@ -47,6 +50,7 @@ ADAPTERS = (
         plain={"rbf.grid": "k"},
         free=CHOSEN,
         edges="g o i ...",
+        rows="always",
     ),
     Adapter(
         name="torch-conv-kan/relu-conv",
@@ -55,6 +59,7 @@ ADAPTERS = (
         plain={"phase_low": "1 i k 1...", "phase_high": "1 i k 1..."},
         free=CHOSEN,
         edges="g o i ...",
+        rows="always",
     ),
     Adapter(
         name="torch-conv-kan/relu-conv-bottleneck",
@@ -69,6 +74,7 @@ ADAPTERS = (
         },
         free=CHOSEN,
         edges="g o i ...",
+        rows="always",
     ),
     _wavelets("base", "wavelet_conv.{g}.wavelet_weights.{o}.weight", "1 i ..."),
     _wavelets("fast", "wavelet_conv.{g}.wavelet_weights.weight", "o i ..."),

@@ -18,6 +18,7 @@ ADAPTERS = (
         # Other libraries' KANLayer has the same two weights, but not this norm.
         plain={"layer_norm.weight": "o", "layer_norm.bias": "o"},
         free=("prelu.*", "base_activation.*"),
+        rows="always",
     ),
     Adapter(
         name="torch-conv-kan/legendre",
@@ -30,6 +31,7 @@ ADAPTERS = (
         class_names=("ChebyKANLayer",),
         slots=(Slot("cheby_coeffs", "i o k"),),
         plain={"arange": "k"},
+        rows="always",
     ),
     Adapter(
         name="torch-conv-kan/gram",
@@ -37,6 +39,7 @@ ADAPTERS = (
         slots=(Slot("base_weights", "o i"), Slot("grams_basis_weights", "i o k")),
         plain={"beta_weights": "k"},
         free=NORMS,
+        rows="always",
     ),
     Adapter(
         name="torch-conv-kan/bottleneck-gram",
@@ -51,12 +54,14 @@ ADAPTERS = (
             "outer_proj.bias": "all_o",
         },
         free=NORMS,
+        rows="always",
     ),
     Adapter(
         name="torch-conv-kan/jacobi",
         class_names=("JacobiKANLayer",),
         slots=(Slot("base_weights", "o i"), Slot("jacobi_coeffs", "i o k")),
         free=NORMS,
+        rows="always",
     ),
     Adapter(
         name="torch-conv-kan/bernstein",
@@ -74,6 +79,7 @@ ADAPTERS = (
         # A Conv2d whose kernel spans the basis; the (i, k) basis is reshaped to it, not transposed.
         slots=(Slot("equal_size_conv.weight", "o (i k)", stored="o 1 k i"),),
         plain={"phase_low": "i k", "phase_high": "i k", "equal_size_conv.bias": "o"},
+        rows="always",
     ),
     Adapter(
         name="torch-conv-kan/wavelet",
@@ -85,5 +91,7 @@ ADAPTERS = (
             Slot("weight1", "o i"),  # of silu(x): in use here, unlike in Wav-KAN
         ),
         free=NORMS,
+        rows="eval",
+        expands=True,
     ),
 )

@@ -46,6 +46,7 @@ ADAPTERS = (
         free=NORMS,
         edges="g o i ...",
         methods=("compute_jacobi_polynomials",),
+        rows="always",
     ),
     Adapter(
         name="torch-conv-kan/kabn-conv",
@@ -66,6 +67,7 @@ ADAPTERS = (
         plain={"arange": "1 1 k 1..."},
         free=NORMS,
         edges="g o i ...",
+        rows="always",
     ),
     Adapter(  # its class is derived from the next one's, so it is asked first
         name="torch-conv-kan/kagn-conv-peft",
@@ -95,6 +97,7 @@ ADAPTERS = (
         free=NORMS,
         edges="g o i ...",
         methods=("gram_poly",),
+        rows="always",
     ),
     Adapter(
         name="torch-conv-kan/kagn-conv-v2",
@@ -105,6 +108,7 @@ ADAPTERS = (
         edges="o i ...",
         methods=("gram_poly",),
         check=_one_group,
+        rows="always",
     ),
     Adapter(
         name="torch-conv-kan/kagn-conv-bottleneck",
@@ -119,6 +123,7 @@ ADAPTERS = (
         free=NORMS,
         edges="g o i ...",
         methods=("gram_poly",),
+        rows="eval",
     ),
     Adapter(
         name="torch-conv-kan/kagn-expert",
@@ -127,5 +132,6 @@ ADAPTERS = (
         plain={"beta_weights": "k"},
         edges="g o i ...",
         methods=("gram_poly",),
+        rows="always",
     ),
 )

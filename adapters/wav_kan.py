@@ -19,5 +19,7 @@ ADAPTERS = (
         optional_plain={"weight1": "o i"},
         dead={"weight1": "Wav-KAN multiplies x with it and drops the product"},
         free=("bn.*", "base_activation.*"),
+        rows="eval",
+        expands=True,
     ),
 )

@@ -72,6 +72,11 @@ class Adapter:
         grid_updates: method -> name of the attribute that holds the number of outputs: methods
             that refit the coefficients of each input by a linear map that all its outputs share.
         reindexers: methods that only move edges about, in place or into a new layer.
+        rows: when its forward treats rows (samples) independently of each other: ``"always"``,
+            ``"eval"``: only in evaluation mode, or ``"never"``. Norms among ``free`` are looked at
+            in each layer. Rows are the first dimension of the input.
+        leading: the input is (*, in): all dimensions but the last are rows, not only the first.
+        expands: its forward makes tensors of (rows, outputs, inputs) numbers.
     """
 
     name: str
@@ -89,9 +94,16 @@ class Adapter:
     writers: Mapping[str, str] = field(default_factory=dict)
     grid_updates: Mapping[str, str] = field(default_factory=dict)
     reindexers: tuple[str, ...] = ()
+    rows: str = "never"
+    leading: bool = False
+    expands: bool = False
 
     def __post_init__(self) -> None:
         """Refuse declarations that contradict themselves."""
+        if self.rows not in ("always", "eval", "never"):
+            raise AdapterError(
+                f"adapter {self.name!r}: rows={self.rows!r}, expected 'always', 'eval' or 'never'"
+            )
         if not self.slots or all(slot.optional for slot in self.slots):
             raise AdapterError(f"adapter {self.name!r} needs at least one slot that always exists")
         for slot in self.slots:

@@ -19,8 +19,8 @@ from kanmeta.errors import (
     ForeignCheckpointError,
     VersionError,
 )
-from kanmeta.execution import EXECUTIONS
 from kanmeta.meta import ACTIVATIONS
+from kanmeta.policy import EXECUTIONS
 from kanmeta.surgery import FROZEN
 
 __all__ = ["FORMAT", "Header", "describe", "read"]

@@ -176,6 +176,10 @@ def _spec(
         ),
         dead=dead,
         notes=tuple(notes),
+        rows=adapter.rows,
+        leading=adapter.leading,
+        expands=adapter.expands,
+        free=adapter.free,
     )
 
 

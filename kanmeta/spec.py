@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from kanmeta.layout import Rearrangement
+from kanmeta.layout import TAP_AXES, Rearrangement
 
 __all__ = ["LayerSpec", "Methods", "SlotSpec", "tensor_at"]
 
@@ -79,6 +79,7 @@ class LayerSpec:
         dead: path -> reason, of Parameters that the library never uses.
         dropped: those of them that this conversion takes out: they read as zeros.
         notes: what the plan should say of this layer.
+        rows, leading, expands, free: how its forward runs, see :class:`kanmeta.Adapter`.
     """
 
     adapter: str
@@ -91,6 +92,10 @@ class LayerSpec:
     dead: Mapping[str, str] = field(default_factory=dict)
     dropped: Mapping[str, tuple[tuple[int, ...], bool]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    rows: str = "never"
+    leading: bool = False
+    expands: bool = False
+    free: tuple[str, ...] = ()
 
     @property
     def edge_shape(self) -> tuple[int, ...]:
@@ -121,6 +126,11 @@ class LayerSpec:
     def fan_in(self) -> int:
         """Edges that are summed into one output: all edge axes but those of outputs and groups."""
         return math.prod(self.sizes[a] for a in self.edge_axes if a not in ("o", "g"))
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """Sizes of the kernel axes of a convolution; empty for a linear layer."""
+        return tuple(self.sizes[axis] for axis in TAP_AXES if axis in self.sizes)
 
     @property
     def kind(self) -> str:
