@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["BlockFunction", "Cut", "Tensors", "apply", "derivative", "pull_back", "run"]
+__all__ = ["BlockFunction", "Cut", "Tensors", "apply", "derivative", "present", "pull_back", "run"]
 
 Tensors = tuple[Tensor, ...]
 
@@ -177,3 +177,9 @@ def pull_back(
     found = [g if i in used else None for i, g in enumerate((*parts, *sums))]
     results = iter(found)
     return [next(results) if w else None for w in (*wanted[0], *wanted[1])]
+
+
+def present(tensors: Sequence[Tensor | None]) -> Tensors:
+    """The same tensors, none of which is None."""
+    assert all(t is not None for t in tensors)
+    return tuple(t for t in tensors if t is not None)

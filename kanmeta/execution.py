@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from kanmeta import policy, stream
+from kanmeta import fast, policy, stream
 from kanmeta.blocks import Cut
 from kanmeta.generate import from_matrices, no_autocast
 from kanmeta.guard import GeneratedTensor
@@ -58,6 +58,7 @@ class Binding:
         self.meta_learner = meta_learner
         self.execution = execution
         self.budget: int | None = None
+        self.compared: tuple[tuple[object, ...], bool] = ((), False)
         self.order = order
         # Tensors of the forward pass in progress, and the thread it runs in: another thread must
         # not pick them up, they belong to this thread's autograd graph.
@@ -112,13 +113,18 @@ class Binding:
         """All that coefficients are generated from: z, W1, b1, W2, b2 and T."""
         z, layer = self.prompts, self.layer
         with no_autocast(z.device.type):
-            scale, offset = layer.coefficient_scale, layer.coefficient_offset
+            scale, offset = (
+                layer.get_buffer("coefficient_scale"),
+                layer.get_buffer("coefficient_offset"),
+            )
             return (z, *self.meta_learner.folded(z, scale, offset), self.map)
 
     def from_sources(self, sources: stream.Sources) -> Tensor:
         """Generate coefficients without keeping the hidden activations."""
         z, weight1, bias1, weight2, bias2, coefficient_map = sources
-        assert z is not None and weight1 is not None and weight2 is not None
+        assert z is not None
+        assert weight1 is not None
+        assert weight2 is not None
         matrices = weight1, bias1, weight2, bias2
         activation, scratch = self.meta_learner.activation, self.scratch
         with no_autocast(z.device.type):
@@ -140,6 +146,49 @@ class Binding:
         parts[position] = torch.einsum(equation, coefficient_map, parts[position])
         return torch.cat(parts, dim=-1)
 
+    def fused(self, x: Tensor, sources: stream.Sources) -> Tensor | None:
+        """Run the layer by the basis that its adapter declares; None if it does not know it."""
+        return fast.compute(
+            self.layer,
+            self.spec,
+            x,
+            sources,
+            activation=self.meta_learner.activation,
+            generate=self.from_sources,
+            scratch=self.scratch,
+        )
+
+    def knows_basis(self, forward: Callable[..., Any]) -> bool:
+        """Whether that gives what the library's ``forward`` does; compared once a state."""
+        state = fast.state(self.layer)
+        if self.compared[0] != state:
+            plain = [p for n, p in self.layer.named_parameters() if "meta_learner." not in n]
+            learned = [p for p in plain if p.requires_grad]
+
+            def ours(x: Tensor) -> Tensor | None:
+                return self.fused(x, self.sources())
+
+            def theirs(x: Tensor) -> Any:
+                return self.whole(forward, (x,), {})
+
+            same = fast.agree(self.spec, ours, theirs, self.prompts, learned)
+            self.compared = (state, same)
+        return self.compared[1]
+
+    def whole(
+        self,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        keep: bool = False,
+    ) -> Any:
+        """Run ``forward`` on all rows at once; ``keep``: see :meth:`coefficients`."""
+        self.active = (_thread(), self.spec.split(self.coefficients(keep)))
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            self.active = None
+
     def read(self, path: str) -> Tensor:
         """Return the tensor at ``path`` in the library's own layout."""
         if self.active is not None and self.active[0] == _thread():
@@ -159,13 +208,11 @@ def run(
     mode, cut = _mode(binding, args)
     if mode == "stream" and cut is not None:
         sources, unbound = binding.sources(), forward.__func__  # type: ignore[attr-defined]
+        described = not kwargs and fast.fits(binding.spec, binding.map is not None, args)
+        if described and binding.knows_basis(forward):
+            return binding.fused(args[0], sources)
         return stream.run(binding.layer, unbound, args, kwargs, cut, sources, binding.tensors)
-    w = binding.coefficients(keep=mode == "materialize")
-    binding.active = (_thread(), binding.spec.split(w))
-    try:
-        return forward(*args, **kwargs)
-    finally:
-        binding.active = None
+    return binding.whole(forward, args, kwargs, keep=mode == "materialize")
 
 
 def _mode(binding: Binding, args: tuple[Any, ...]) -> tuple[str, Cut | None]:
@@ -194,7 +241,7 @@ def _traced() -> bool:
     if torch.compiler.is_compiling():
         return True
     transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    return transformed or torch.jit.is_tracing()
+    return transformed or torch._C._get_tracing_state() is not None
 
 
 def _thread() -> int:

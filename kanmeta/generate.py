@@ -4,8 +4,8 @@ The forward runs over blocks of edges and keeps prompts and the meta-learner's m
 backward generates each block again. Results and gradients are those of ``MetaLearner.forward``.
 
 One number a prompt and relu make M piecewise linear: w = A[p] + C[p] z, where p counts the kinks
--b1/W1 below z. The tables A and C, ``(pieces, dim_w)``, take the place of the hidden layer: a look-up
-and a multiplication an edge and coefficient, whatever ``hidden`` is.
+-b1/W1 below z. The tables A and C, ``(pieces, dim_w)``, take the place of the hidden layer: a
+look-up and a multiplication an edge and coefficient, whatever ``hidden`` is.
 """
 
 from collections.abc import Callable, Iterator

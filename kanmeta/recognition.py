@@ -180,6 +180,7 @@ def _spec(
         leading=adapter.leading,
         expands=adapter.expands,
         free=adapter.free,
+        basis=adapter.basis,
     )
 
 

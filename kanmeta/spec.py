@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from kanmeta.basis import Basis
 from kanmeta.layout import TAP_AXES, Rearrangement
 
 __all__ = ["LayerSpec", "Methods", "SlotSpec", "tensor_at"]
@@ -79,7 +80,7 @@ class LayerSpec:
         dead: path -> reason, of Parameters that the library never uses.
         dropped: those of them that this conversion takes out: they read as zeros.
         notes: what the plan should say of this layer.
-        rows, leading, expands, free: how its forward runs, see :class:`kanmeta.Adapter`.
+        rows, leading, expands, free, basis: how its forward runs, see :class:`kanmeta.Adapter`.
     """
 
     adapter: str
@@ -96,6 +97,7 @@ class LayerSpec:
     leading: bool = False
     expands: bool = False
     free: tuple[str, ...] = ()
+    basis: Basis | None = None
 
     @property
     def edge_shape(self) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ intermediate results and the generated coefficients exist for one block (coeffic
 at a time. Right for every layer that treats rows independently; nothing of its basis is known.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -124,7 +124,7 @@ class _Stream(torch.autograd.Function):
         ctx.call, ctx.cut = call, cut
         kept = 1 + call.sources + len(call.shadow.tensors)
         ctx.save_for_backward(*tensors[:kept])
-        rows, shared = _present(tensors[:1]), _present(tensors[1 + call.sources :])
+        rows, shared = blocks.present(tensors[:1]), blocks.present(tensors[1 + call.sources :])
         return blocks.run(call, cut, rows, shared)[0]
 
     @staticmethod
@@ -143,11 +143,6 @@ class _Stream(torch.autograd.Function):
             (wanted[:1], wanted[1 + call.sources :]),
         )
         return (None, None, found[0], *[None] * call.sources, *found[1:])
-
-
-def _present(tensors: Sequence[Tensor | None]) -> Tensors:
-    assert all(t is not None for t in tensors)
-    return tuple(t for t in tensors if t is not None)
 
 
 class _Replay:
