@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 __all__ = ["Basis", "Branch", "Evaluate", "Pull", "elementwise", "gaussians", "splines"]
@@ -71,10 +72,14 @@ class Basis:
 
 def elementwise(function: Callable[[Tensor], Tensor]) -> Evaluate:
     """One function, ``function``, of every input: the base branch."""
+    silu = function is F.silu or type(function) is nn.SiLU
 
     def evaluate(x: Tensor, columns: slice, out: Tensor | None = None) -> tuple[Tensor, Pull]:
         if out is None:
             return function(x).unsqueeze(1), _no_pull
+        if silu:
+            out[:, 0] = F.silu(x)
+            return out, lambda g: torch.ops.aten.silu_backward(g[:, 0], x)
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             y = function(leaf)
@@ -120,8 +125,10 @@ def _dense_splines(knots: Tensor, order: int) -> Evaluate:
         distance = x.unsqueeze(1) - knots[:, columns]
         reached = (distance >= 0).to(x)
         values = share = reached[:, :-1] - reached[:, 1:]
+        del reached
         for degree in range(1, order + 1):
-            share = values * inverse[degree - 1][:, columns]
+            over = inverse[degree - 1][:, columns]
+            share = values * over if out is None else values.mul_(over)
             near, far = distance[:, : -degree - 1], distance[:, degree + 1 :]
             if out is None:
                 values = near * share[:, :-1] - far * share[:, 1:]

@@ -106,6 +106,7 @@ class _Pass:
         z = sources[0]
         assert z is not None
         self.layer, self.arguments, self.way = layer, arguments, way
+        self.shape = z.shape
         self.z = z.detach() if layer.input_major else z.detach().transpose(0, 1)
         inputs, outputs, _ = self.z.shape
         self.known = sum(layer.widths)
@@ -138,14 +139,18 @@ class _Pass:
         psi = phi if self.way.project is None else self.way.project.detach() @ phi
         return psi.flatten(1)
 
-    def forward(self) -> Tensor:
+    def forward(self, keep: bool) -> tuple[Tensor, list[Tensor | None]]:
+        """Outputs, and what is kept of each tile for backward."""
         z, way = self.z, self.way
+        notes: list[Tensor | None] = []
         y = self.arguments[0].new_zeros(self.arguments[0].shape[0], z.shape[1])
         for columns in self.columns:
             psi: Tensor | None = None
             for outs in self.outputs:
                 tile = self.prompts(columns, outs)
-                w = way.coefficients.tile(tile)[0].view(-1, outs.stop - outs.start)
+                note = way.coefficients.note(tile)
+                notes.append(note if keep else None)
+                w = way.coefficients.tile(tile, note)[0].view(-1, outs.stop - outs.start)
                 for rows in self.rows:
                     if psi is None or len(self.rows) > 1:
                         phi, _ = self.values(rows, columns)
@@ -155,17 +160,21 @@ class _Pass:
                             y[rows] += common.unsqueeze(1)
                         del phi
                     y[rows, outs].addmm_(psi, w)
-        return y
+        return y, notes
 
     def backward(
-        self, gy: Tensor, wanted: Sequence[bool], learn: bool
+        self, gy: Tensor, notes: Sequence[Tensor | None], wanted: Sequence[bool], learn: bool
     ) -> tuple[list[Tensor | None], Tensor | None, list[Tensor]]:
         """Gradients of arguments, of z, and of the tables (and projection and shift) of the way."""
         way, coefficients = self.way, self.way.coefficients
         gx = [
             torch.zeros_like(a) if g else None for a, g in zip(self.arguments, wanted, strict=True)
         ]
-        gz = torch.empty_like(self.z, memory_format=torch.contiguous_format) if learn else None
+        gradient = (
+            torch.empty(self.shape, dtype=self.z.dtype, device=self.z.device) if learn else None
+        )
+        gz = gradient if gradient is None or self.layer.input_major else gradient.transpose(0, 1)
+        noted = iter(notes)
         sums = tuple(torch.zeros_like(t) for t in coefficients.tables)
         g_project = None if way.project is None else torch.zeros_like(way.project)
         g_shift = None if way.shift is None else torch.zeros_like(way.shift)
@@ -177,7 +186,7 @@ class _Pass:
             gpsi = None if psi is None else torch.zeros_like(psi)
             for outs in self.outputs:
                 tile = self.prompts(columns, outs)
-                w, kept = coefficients.tile(tile)
+                w, kept = coefficients.tile(tile, next(noted))
                 matrix = w.view(-1, outs.stop - outs.start)
                 gw = torch.zeros_like(matrix) if learn else None
                 for rows in self.rows:
@@ -202,8 +211,7 @@ class _Pass:
                     )
             if whole and phi is not None and gpsi is not None:
                 self._pull(self.rows[0], columns, phi, pulls, gpsi, gy, gx, g_project, g_shift)
-        gz = gz if gz is None or self.layer.input_major else gz.transpose(0, 1)
-        return gx, gz, [*sums, *(g for g in (g_project, g_shift) if g is not None)]
+        return gx, gradient, [*sums, *(g for g in (g_project, g_shift) if g is not None)]
 
     def _pull(
         self,
@@ -243,15 +251,16 @@ class _Fused(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         arguments, sources = blocks.present(tensors[:number]), tensors[number:]
         way = way_of(_matrices(sources), layer.activation)
-        return _Pass(layer, arguments, sources, way).forward()
+        y, ctx.notes = _Pass(layer, arguments, sources, way).forward(any(ctx.needs_input_grad))
+        return y
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
         layer, number, wanted = ctx.layer, ctx.number, ctx.needs_input_grad[2:]
         arguments = blocks.present(ctx.saved_tensors[:number])
         sources = ctx.saved_tensors[number:]
-        derive = _differentiable if torch.is_grad_enabled() else _fast
-        found = derive(layer, arguments, sources, gy, wanted[:number], wanted[number:])
+        each = layer, arguments, sources, gy, wanted[:number], wanted[number:]
+        found = _differentiable(*each) if torch.is_grad_enabled() else _fast(*each, ctx.notes)
         return (None, None, *found)
 
 
@@ -269,6 +278,7 @@ def _fast(
     gy: Tensor,
     wanted: Sequence[bool],
     learned: Sequence[bool],
+    notes: Sequence[Tensor | None],
 ) -> list[Tensor | None]:
     """Gradients of arguments and sources by tiles."""
     leaves = tuple(
@@ -279,7 +289,9 @@ def _fast(
         way = way_of(_matrices(leaves), layer.activation)
     small = [*way.coefficients.tables, *(t for t in (way.project, way.shift) if t is not None)]
     with torch.no_grad():
-        gx, gz, sums = _Pass(layer, arguments, sources, way).backward(gy, wanted, any(learned))
+        gx, gz, sums = _Pass(layer, arguments, sources, way).backward(
+            gy, notes, wanted, any(learned)
+        )
     pairs = [(t, g) for t, g in zip(small, sums, strict=True) if t.requires_grad]
     targets = [s for s in leaves[1:] if s is not None and s.requires_grad]
     found = iter(

@@ -45,7 +45,11 @@ class Coefficients(Protocol):
         """What they are generated from, differentiable in W1, b1, W2, b2."""
         ...
 
-    def tile(self, z: Tensor) -> tuple[Tensor, object]:
+    def note(self, z: Tensor) -> Tensor | None:
+        """What is worth keeping of a tile between forward and backward, a byte an edge."""
+        ...
+
+    def tile(self, z: Tensor, note: Tensor | None) -> tuple[Tensor, object]:
         """``(dim_z, E)`` to ``(width, E)``, and what :meth:`pull` needs."""
         ...
 
@@ -97,7 +101,10 @@ class _Prompts:
     def __init__(self, dim_z: int) -> None:
         self.width = dim_z
 
-    def tile(self, z: Tensor) -> tuple[Tensor, object]:
+    def note(self, z: Tensor) -> Tensor | None:
+        return None
+
+    def tile(self, z: Tensor, note: Tensor | None) -> tuple[Tensor, object]:
         return z, None
 
     def pull(
@@ -116,7 +123,10 @@ class _Hidden:
         bias = weight1.new_zeros(self.width) if bias1 is None else bias1
         self.tables = (weight1, bias[:, None])
 
-    def tile(self, z: Tensor) -> tuple[Tensor, object]:
+    def note(self, z: Tensor) -> Tensor | None:
+        return None
+
+    def tile(self, z: Tensor, note: Tensor | None) -> tuple[Tensor, object]:
         weight1, bias1 = self.tables
         # A matrix product with one inner dimension is slow.
         a = (weight1 * z if len(z) == 1 else weight1 @ z).add_(bias1)
@@ -151,8 +161,11 @@ class _Dense:
         bias = weight2.new_zeros(self.width) if bias2 is None else bias2
         self.tables = (*self.hidden.tables, weight2, bias[:, None])
 
-    def tile(self, z: Tensor) -> tuple[Tensor, object]:
-        h, a = self.hidden.tile(z)
+    def note(self, z: Tensor) -> Tensor | None:
+        return None
+
+    def tile(self, z: Tensor, note: Tensor | None) -> tuple[Tensor, object]:
+        h, a = self.hidden.tile(z, None)
         return (self.tables[2] @ h).add_(self.tables[3]), (h, a)
 
     def pull(
@@ -178,8 +191,14 @@ class _Pieces:
         slopes, starts = tables(weight1, bias1, weight2, bias2, self.bounds)
         self.tables = (slopes.T.contiguous(), starts.T.contiguous())
 
-    def tile(self, z: Tensor) -> tuple[Tensor, object]:
-        piece = torch.bucketize(z[0], self.bounds).expand(self.width, -1)
+    def note(self, z: Tensor) -> Tensor | None:
+        return (
+            torch.bucketize(z[0], self.bounds).to(torch.uint8) if len(self.bounds) < 256 else None
+        )
+
+    def tile(self, z: Tensor, note: Tensor | None) -> tuple[Tensor, object]:
+        piece = torch.bucketize(z[0], self.bounds) if note is None else note.long()
+        piece = piece.expand(self.width, -1)
         slopes, starts = self.tables
         w = slopes.gather(1, piece).mul_(z)
         return w.add_(starts.gather(1, piece)), piece
