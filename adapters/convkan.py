@@ -34,5 +34,6 @@ ADAPTERS = (
         edges="g o i",
         check=_extended_grid,
         grid_updates={"update_grid": "out_features"},
+        rows="always",
     ),
 )

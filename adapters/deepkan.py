@@ -18,11 +18,13 @@ ADAPTERS = (
             Slot("spline_weights", "o i k", scaled_by="spline_scales"),
         ),
         grid_updates={"_update_knots": "output_dim"},
+        rows="always",
     ),
     Adapter(
         name="deep-kan/chebyshev",
         class_names=("ChebyshevKANLayer",),
         slots=(Slot("cheby_coeffs", "i o k"),),
+        rows="always",
     ),
     Adapter(
         name="deep-kan/rbf",
@@ -33,5 +35,6 @@ ADAPTERS = (
         ),
         plain={"rbf_linear.grid": "k"},
         optional_plain={"base_linear.bias": "o"},
+        rows="always",
     ),
 )

@@ -5,9 +5,10 @@ phi_oi(x) = base_weight[o,i] silu(x) + spline_scaler[o,i] sum_k spline_weight[o,
 
 from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 from kanmeta.adapter import Adapter, Slot
+from kanmeta.basis import Basis, Branch, Evaluate, elementwise, splines
 
 
 def _uniform_extended_grid(layer: nn.Module, sizes: Mapping[str, int]) -> str | None:
@@ -20,6 +21,19 @@ def _uniform_extended_grid(layer: nn.Module, sizes: Mapping[str, int]) -> str | 
             f"(spline_order is {order})"
         )
     return None
+
+
+def _base(layer: nn.Module) -> Evaluate:
+    return elementwise(layer.base_activation)  # type: ignore[arg-type]
+
+
+def _splines(layer: nn.Module) -> Evaluate:
+    return splines(layer.get_buffer("grid"), int(layer.spline_order))  # type: ignore[arg-type]
+
+
+def _with_bias(layer: nn.Module, y: Tensor) -> Tensor:
+    bias = getattr(layer, "bias", None)
+    return y if bias is None else y + bias
 
 
 ADAPTERS = (
@@ -35,5 +49,8 @@ ADAPTERS = (
         check=_uniform_extended_grid,
         settings=("base_activation",),
         grid_updates={"update_grid": "out_features"},
+        rows="always",
+        leading=True,
+        basis=Basis({"base_weight": Branch(_base), "spline_weight": Branch(_splines)}, _with_bias),
     ),
 )

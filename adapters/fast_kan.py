@@ -7,7 +7,30 @@ phi_oi(x) = base_linear.weight[o,i] silu(x) + sum_k spline_linear.weight[o,(i k)
 The coefficients lie in two child modules; the base branch's bias is per output and stays.
 """
 
+from torch import Tensor, nn
+
 from kanmeta.adapter import Adapter, Slot
+from kanmeta.basis import Basis, Branch, Evaluate, elementwise, gaussians
+
+
+def _base(layer: nn.Module) -> Evaluate:
+    return elementwise(layer.base_activation)  # type: ignore[arg-type]
+
+
+def _gaussians(layer: nn.Module) -> Evaluate:
+    rbf = layer.get_submodule("rbf")
+    return gaussians(rbf.grid, float(rbf.denominator))  # type: ignore[arg-type]
+
+
+def _normed(layer: nn.Module, x: Tensor) -> Tensor:
+    norm = getattr(layer, "layernorm", None)
+    return x if norm is None else norm(x)
+
+
+def _with_bias(layer: nn.Module, y: Tensor) -> Tensor:
+    base = getattr(layer, "base_linear", None)
+    return y if base is None or base.bias is None else y + base.bias
+
 
 ADAPTERS = (
     Adapter(
@@ -25,5 +48,14 @@ ADAPTERS = (
         },
         free=("base_activation.*",),
         settings=("rbf.denominator", "base_activation"),
+        rows="always",
+        leading=True,
+        basis=Basis(
+            {
+                "base_linear.weight": Branch(_base),
+                "spline_linear.weight": Branch(_gaussians, _normed),
+            },
+            _with_bias,
+        ),
     ),
 )

@@ -12,5 +12,6 @@ ADAPTERS = (
         class_names=("KANLayer",),
         slots=(Slot("base_weight", "o i"), Slot("spline_weight", "o i k")),
         plain={"grid_starts": "k"},
+        rows="always",
     ),
 )

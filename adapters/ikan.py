@@ -21,6 +21,7 @@ def _layer(kind: str, *slots: Slot, plain: Mapping[str, str] | None = None) -> A
         slots=(Slot("base_weight", "o i"), *slots),
         plain=plain or {},
         optional_plain={"bias": "o"},
+        rows="always",
     )
 
 

@@ -28,5 +28,6 @@ ADAPTERS = (
         slots=(Slot("weight", "o (i k) + o i"),),
         plain={"grid_starts": "k"},
         sizes=_univariate,
+        rows="always",
     ),
 )

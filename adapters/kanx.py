@@ -31,5 +31,6 @@ ADAPTERS = (
         check=_bare_grid,
         # update_grid_from_samples moves the grid and leaves the coefficients: nothing to refuse.
         writers={"prune": "It zeroes edges: call kanmeta.materialize(model) first."},
+        rows="always",
     ),
 )

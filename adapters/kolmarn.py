@@ -12,5 +12,6 @@ ADAPTERS = (
         class_names=("KANLayer",),
         slots=(Slot("linear.weight", "o i"), Slot("coeff", "o i k")),
         plain={"basis.knots": "k", "linear.bias": "o", "bias": "o"},
+        rows="always",
     ),
 )

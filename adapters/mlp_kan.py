@@ -13,6 +13,8 @@ ADAPTERS = (
         class_names=("KANInterpoLayer",),
         slots=(Slot("Y", "i o k"),),
         optional_plain={"X": "k"},  # a plain attribute in older copies of the code
+        rows="always",
+        expands=True,
     ),
     Adapter(
         name="mlp_kan",
@@ -23,5 +25,7 @@ ADAPTERS = (
             Slot("W2", "i o 1 h"),
             Slot("B2", "i o 1"),
         ),
+        rows="always",
+        expands=True,
     ),
 )

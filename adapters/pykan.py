@@ -37,6 +37,8 @@ ADAPTERS = (
         grid_updates={"update_grid_from_samples": "out_dim"},
         reindexers=("get_subset", "swap"),
         writers={"initialize_grid_from_parent": ""},
+        rows="always",
+        expands=True,
     ),
 )
 

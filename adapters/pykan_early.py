@@ -43,6 +43,8 @@ ADAPTERS = (
             "initialize_grid_from_parent": "",
         },
         reindexers=("get_subset",),
+        rows="always",
+        expands=True,
     ),
 )
 

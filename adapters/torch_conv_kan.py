@@ -29,6 +29,8 @@ def _wavelets(version: str, path: str, layout: str) -> Adapter:
         free=CHOSEN,
         settings=("wavelet_conv.0.wavelet_type",),
         edges="g o i ...",
+        rows="eval",
+        expands=True,
     )
 
 
@@ -40,6 +42,7 @@ ADAPTERS = (
         plain={"prelus.{g}.weight": "1"},
         free=CHOSEN,
         edges="g o i ...",
+        rows="always",
     ),
     Adapter(
         name="torch-conv-kan/fast-conv",
@@ -48,6 +51,7 @@ ADAPTERS = (
         plain={"rbf.grid": "k"},
         free=CHOSEN,
         edges="g o i ...",
+        rows="always",
     ),
     Adapter(
         name="torch-conv-kan/relu-conv",
@@ -56,6 +60,7 @@ ADAPTERS = (
         plain={"phase_low": "1 i k 1...", "phase_high": "1 i k 1..."},
         free=CHOSEN,
         edges="g o i ...",
+        rows="always",
     ),
     Adapter(
         name="torch-conv-kan/relu-conv-bottleneck",
@@ -70,6 +75,7 @@ ADAPTERS = (
         },
         free=CHOSEN,
         edges="g o i ...",
+        rows="always",
     ),
     _wavelets("base", "wavelet_conv.{g}.wavelet_weights.{o}.weight", "1 i ..."),
     _wavelets("fast", "wavelet_conv.{g}.wavelet_weights.weight", "o i ..."),

@@ -18,6 +18,7 @@ ADAPTERS = (
         # Other libraries' KANLayer has the same two weights, but not this norm.
         plain={"layer_norm.weight": "o", "layer_norm.bias": "o"},
         free=("prelu.*", "base_activation.*"),
+        rows="always",
     ),
     Adapter(
         name="torch-conv-kan/legendre",
@@ -30,6 +31,7 @@ ADAPTERS = (
         class_names=("ChebyKANLayer",),
         slots=(Slot("cheby_coeffs", "i o k"),),
         plain={"arange": "k"},
+        rows="always",
     ),
     Adapter(
         name="torch-conv-kan/gram",
@@ -38,6 +40,7 @@ ADAPTERS = (
         plain={"beta_weights": "k"},
         free=NORMS,
         writers={"init_weights": ""},
+        rows="always",
     ),
     Adapter(
         name="torch-conv-kan/bottleneck-gram",
@@ -53,12 +56,14 @@ ADAPTERS = (
         },
         free=NORMS,
         writers={"init_weights": ""},
+        rows="always",
     ),
     Adapter(
         name="torch-conv-kan/jacobi",
         class_names=("JacobiKANLayer",),
         slots=(Slot("base_weights", "o i"), Slot("jacobi_coeffs", "i o k")),
         free=NORMS,
+        rows="always",
     ),
     Adapter(
         name="torch-conv-kan/bernstein",
@@ -76,6 +81,7 @@ ADAPTERS = (
         # A Conv2d whose kernel spans the basis; the (i, k) basis is reshaped to it, not transposed.
         slots=(Slot("equal_size_conv.weight", "o (i k)", stored="o 1 k i"),),
         plain={"phase_low": "i k", "phase_high": "i k", "equal_size_conv.bias": "o"},
+        rows="always",
     ),
     Adapter(
         name="torch-conv-kan/wavelet",
@@ -88,5 +94,7 @@ ADAPTERS = (
         ),
         free=NORMS,
         settings=("wavelet_type",),
+        rows="eval",
+        expands=True,
     ),
 )

@@ -44,6 +44,7 @@ ADAPTERS = (
         free=NORMS,
         edges="g o i ...",
         methods=("compute_jacobi_polynomials",),
+        rows="always",
     ),
     Adapter(
         name="torch-conv-kan/kabn-conv",
@@ -64,6 +65,7 @@ ADAPTERS = (
         plain={"arange": "1 1 k 1..."},
         free=NORMS,
         edges="g o i ...",
+        rows="always",
     ),
     Adapter(  # its class is derived from the next one's, so it is asked first
         name="torch-conv-kan/kagn-conv-peft",
@@ -93,6 +95,7 @@ ADAPTERS = (
         free=NORMS,
         edges="g o i ...",
         methods=("gram_poly",),
+        rows="always",
     ),
     Adapter(
         name="torch-conv-kan/kagn-conv-v2",
@@ -103,6 +106,7 @@ ADAPTERS = (
         edges="o i ...",
         methods=("gram_poly",),
         broken=_several_groups,
+        rows="always",
     ),
     Adapter(
         name="torch-conv-kan/kagn-conv-bottleneck",
@@ -117,6 +121,7 @@ ADAPTERS = (
         free=NORMS,
         edges="g o i ...",
         methods=("gram_poly",),
+        rows="eval",
     ),
     Adapter(
         name="torch-conv-kan/kagn-expert",
@@ -125,5 +130,6 @@ ADAPTERS = (
         plain={"beta_weights": "k"},
         edges="g o i ...",
         methods=("gram_poly",),
+        rows="always",
     ),
 )

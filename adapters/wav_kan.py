@@ -20,5 +20,7 @@ ADAPTERS = (
         dead={"weight1": "Wav-KAN multiplies x with it and drops the product"},
         free=("bn.*", "base_activation.*"),
         settings=("wavelet_type",),
+        rows="eval",
+        expands=True,
     ),
 )

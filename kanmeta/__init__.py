@@ -13,6 +13,7 @@ from kanmeta.meta import MetaLearner
 from kanmeta.plan import Plan
 from kanmeta.registry import adapter_for, register_adapter
 from kanmeta.report import summary
+from kanmeta.switch import set_execution
 
 __version__ = "0.1.0"
 
@@ -35,5 +36,6 @@ __all__ = [
     "prompts",
     "register_adapter",
     "save",
+    "set_execution",
     "summary",
 ]

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from kanmeta import layout as layouts
+from kanmeta.basis import Basis
 from kanmeta.errors import AdapterError
 
 __all__ = ["Adapter", "Container", "Slot", "placeholders"]
@@ -76,6 +77,13 @@ class Adapter:
         reindexers: methods that only move edges about, in place or into a new layer.
         settings: paths of attributes on which the layer's function depends, ``"wavelet_type"``. A
             checkpoint holds them, and a layer that has others is not loaded into.
+        rows: when its forward treats rows (samples) independently of each other: ``"always"``,
+            ``"eval"``: only in evaluation mode, or ``"never"``. Norms among ``free`` are looked at
+            in each layer. Rows are the first dimension of the input.
+        leading: the input is (*, in): all dimensions but the last are rows, not only the first.
+        expands: its forward makes tensors of (rows, outputs, inputs) numbers.
+        basis: the functions that a linear layer multiplies its coefficients with; optional. With
+            them it runs faster; that they are right is checked on each layer.
     """
 
     name: str
@@ -94,6 +102,10 @@ class Adapter:
     grid_updates: Mapping[str, str] = field(default_factory=dict)
     reindexers: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
+    rows: str = "never"
+    leading: bool = False
+    expands: bool = False
+    basis: Basis | None = None
 
     def __post_init__(self) -> None:
         """Refuse declarations that contradict themselves."""
@@ -107,6 +119,10 @@ class Adapter:
                     f"adapter {self.name!r}: {what} is {value!r}, expected a tuple of "
                     f"{kind.__name__}; of one thing: (thing,)"
                 )
+        if self.rows not in ("always", "eval", "never"):
+            raise AdapterError(
+                f"adapter {self.name!r}: rows={self.rows!r}, expected 'always', 'eval' or 'never'"
+            )
         if not self.slots or all(slot.optional for slot in self.slots):
             raise AdapterError(f"adapter {self.name!r} needs at least one slot that always exists")
         paths = [slot.path for slot in self.slots] + [*self.plain] + [*self.optional_plain]

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from kanmeta import execution as executions
 from kanmeta import initialise
 from kanmeta.access import converted_layers
 from kanmeta.adapter import Adapter
@@ -101,7 +100,8 @@ def convert(
             ``"pair"`` for one per channel pair.
         init: ``"match"`` starts with the mean and spread of the library's own coefficients, per
             layer and slot; ``"paper"`` is Xavier-normal with zero biases.
-        execution: ``"materialize"``, or ``"auto"`` to let kanmeta choose.
+        execution: ``"materialize"``, ``"regenerate"``, ``"stream"``, or ``"auto"`` to let kanmeta
+            choose; see :func:`set_execution`.
         drop_dead: take out numbers that have no effect. Wav-KAN's ``weight1`` then reads as
             zeros; pykan's affine numbers of edges that are not symbolic are no longer trained,
             until ``fix_symbolic`` or :func:`materialize`.
@@ -157,7 +157,7 @@ def convert(
 @torch.inference_mode(False)
 def apply_plan(model: nn.Module, planned: Plan, generator: torch.Generator | None) -> nn.Module:
     """Draw first values and install them; nothing is touched before all values exist."""
-    mode = executions.resolve(planned.settings.execution)
+    mode = planned.settings.execution
     ready: dict[str, Installation] = {}
     for cluster in planned.clusters:
         members = [layer for layer in planned.layers if layer.cluster == cluster.index]

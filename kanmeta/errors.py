@@ -11,6 +11,7 @@ __all__ = [
     "CheckpointError",
     "CoefficientWriteError",
     "CorruptCheckpointError",
+    "ExecutionError",
     "ForeignCheckpointError",
     "KanMetaError",
     "LargerModelWarning",
@@ -64,6 +65,10 @@ class SharingError(KanMetaError, RuntimeError):
 
 class CoefficientWriteError(KanMetaError, RuntimeError):
     """Something tried to write to a generated coefficient tensor, where the write would be lost."""
+
+
+class ExecutionError(KanMetaError, RuntimeError):
+    """A layer cannot run in the mode of execution that was asked for."""
 
 
 class CheckpointError(KanMetaError, ValueError):

@@ -1,36 +1,29 @@
-"""How generated coefficients reach the library's own forward. The seam for other modes is here.
+"""How generated coefficients reach the library's own forward, in the mode that is asked for.
 
-``"materialize"``: generate all coefficients of a layer, then run the library's forward on them.
-``"auto"`` picks a mode per layer; so far there is one to pick.
+``"materialize"``: generate all coefficients of a layer, run the library's forward on them and let
+autograd keep what it keeps. ``"regenerate"``: as before, but without the meta-learner's hidden
+activations (:mod:`kanmeta.generate`). ``"stream"``: run the library's forward in blocks of rows and
+keep only its input (:mod:`kanmeta.stream`). ``"auto"``: see :mod:`kanmeta.policy`.
 """
 
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
-from kanmeta.errors import CoefficientWriteError, PlanError
+from kanmeta import fast, policy, stream
+from kanmeta.blocks import Cut
+from kanmeta.errors import CoefficientWriteError
+from kanmeta.generate import from_matrices, no_autocast
 from kanmeta.guard import GeneratedTensor, refusal
 from kanmeta.meta import MetaLearner
+from kanmeta.shadow import rows_are_mixed
 from kanmeta.spec import LayerSpec
 
-__all__ = ["EXECUTIONS", "Binding", "resolve", "run"]
-
-EXECUTIONS = ("auto", "materialize")
-
-
-def resolve(execution: str) -> str:
-    """Name of the mode that ``execution`` stands for.
-
-    Raises:
-        PlanError: there is no such mode.
-    """
-    if execution not in EXECUTIONS:
-        raise PlanError(f"execution={execution!r}: expected one of {', '.join(EXECUTIONS)}")
-    return "materialize"
+__all__ = ["Binding", "run"]
 
 
 class Binding:
@@ -44,7 +37,8 @@ class Binding:
         layer: the converted layer; owns ``prompts``, ``coefficient_scale``, ``coefficient_offset``.
         spec: where its coefficients go.
         meta_learner: shared with the other layers of its cluster.
-        execution: name of the mode that :func:`run` uses.
+        execution: the mode that was asked for, a name of :data:`kanmeta.policy.EXECUTIONS`.
+        budget: bytes of scratch; None: see :func:`kanmeta.policy.default_budget`.
         order: names of the Parameters of each module whose coefficients are generated, in their
             original order, for ``materialize``.
     """
@@ -64,6 +58,8 @@ class Binding:
         self.spec = spec
         self.meta_learner = meta_learner
         self.execution = execution
+        self.budget: int | None = None
+        self.compared: tuple[tuple[object, ...], bool] = ((), False)
         self.order = order
         # Tensors of the forward pass in progress, and the thread it runs in: another thread must
         # not pick them up, they belong to this thread's autograd graph.
@@ -94,17 +90,53 @@ class Binding:
         if self.active is not None:  # a grid update inside forward: what follows is to see it
             self.active = (self.active[0], self.spec.split(self.coefficients()))
 
-    def coefficients(self) -> Tensor:
+    @property
+    def scratch(self) -> int:
+        """Bytes of scratch."""
+        return policy.default_budget(self.spec.edges) if self.budget is None else self.budget
+
+    def coefficients(self, keep: bool = False) -> Tensor:
         """Generate w = offset + scale * M(z), ``(*edge_shape, dim_w)``.
 
         After a grid update the basis coefficients are T (offset + scale * M(z)).
+
+        Args:
+            keep: let autograd keep the hidden activations.
         """
+        if not keep and not _traced() and self.execution != "materialize":
+            return self.from_sources(self.sources())
         z, layer = self.prompts, self.layer
-        with _no_autocast(z.device.type):
+        with no_autocast(z.device.type):
             w = self.meta_learner(z, layer.coefficient_scale, layer.coefficient_offset)
             w = w if self.map is None else self._mapped(w, self.map)
         assert isinstance(w, Tensor)
         return w
+
+    def sources(self) -> stream.Sources:
+        """All that coefficients are generated from: z, W1, b1, W2, b2 and T."""
+        z, layer = self.prompts, self.layer
+        with no_autocast(z.device.type):
+            scale, offset = (
+                layer.get_buffer("coefficient_scale"),
+                layer.get_buffer("coefficient_offset"),
+            )
+            return (z, *self.meta_learner.folded(z, scale, offset), self.map)
+
+    def from_sources(self, sources: stream.Sources) -> Tensor:
+        """Generate coefficients without keeping the hidden activations."""
+        z, weight1, bias1, weight2, bias2, coefficient_map = sources
+        assert z is not None
+        assert weight1 is not None
+        assert weight2 is not None
+        matrices = weight1, bias1, weight2, bias2
+        activation, scratch = self.meta_learner.activation, self.scratch
+        with no_autocast(z.device.type):
+            w = from_matrices(z, *matrices, activation=activation, scratch=scratch)
+            return w if coefficient_map is None else self._mapped(w, coefficient_map)
+
+    def tensors(self, sources: stream.Sources) -> dict[str, Tensor]:
+        """Generated tensors in the library's own layout, by path."""
+        return self.spec.split(self.from_sources(sources))
 
     def _mapped(self, w: Tensor, coefficient_map: Tensor) -> Tensor:
         """Apply T, ``(*edge axes but o, k, k)``, to the basis coefficients of each edge."""
@@ -116,6 +148,55 @@ class Binding:
         equation = f"{inputs}yx,{edges}x->{edges}y"
         parts[position] = torch.einsum(equation, coefficient_map, parts[position])
         return torch.cat(parts, dim=-1)
+
+    def fused(self, x: Tensor, sources: stream.Sources) -> Tensor | None:
+        """Run the layer by the basis that its adapter declares; None if it does not know it."""
+        return fast.compute(
+            self.layer,
+            self.spec,
+            x,
+            sources,
+            activation=self.meta_learner.activation,
+            generate=self.from_sources,
+            scratch=self.scratch,
+        )
+
+    def knows_basis(self, forward: Callable[..., Any]) -> bool:
+        """Whether that gives what the library's ``forward`` does; compared once a state."""
+        state = fast.state(self.layer)
+        if self.compared[0] != state:
+            plain = [p for n, p in self.layer.named_parameters() if "meta_learner." not in n]
+            learned = [p for p in plain if p.requires_grad]
+
+            def ours(x: Tensor) -> Tensor | None:
+                return self.fused(x, self.sources())
+
+            def theirs(x: Tensor) -> Any:
+                return self.whole(forward, (x,), {})
+
+            same = fast.agree(self.spec, ours, theirs, self.prompts, learned)
+            self.compared = (state, same)
+        return self.compared[1]
+
+    def whole(
+        self,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        keep: bool = False,
+    ) -> Any:
+        """Run ``forward`` on all rows at once; ``keep``: see :meth:`coefficients`."""
+        tensors = self.spec.split(self.coefficients(keep))
+        versions = _versions(tensors)
+        self.active = (_thread(), tensors)
+        try:
+            result = forward(*args, **kwargs)
+        finally:
+            self.active = None
+        for path, before, after in zip(tensors, versions, _versions(tensors), strict=False):
+            if after > before:
+                raise CoefficientWriteError(refusal("a write in forward", self.label(path)))
+        return result
 
     def read(self, path: str) -> Tensor:
         """Return the tensor at ``path`` in the library's own layout."""
@@ -138,17 +219,35 @@ def run(
     binding: Binding, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Run the library's ``forward`` with generated coefficients in place of its Parameters."""
-    tensors = binding.spec.split(binding.coefficients())
-    versions = _versions(tensors)
-    binding.active = (_thread(), tensors)
-    try:
-        result = forward(*args, **kwargs)
-    finally:
-        binding.active = None
-    for path, before, after in zip(tensors, versions, _versions(tensors), strict=False):
-        if after > before:
-            raise CoefficientWriteError(refusal("a write in forward", binding.label(path)))
-    return result
+    mode, cut = _mode(binding, args)
+    if mode == "stream" and cut is not None:
+        sources, unbound = binding.sources(), forward.__func__  # type: ignore[attr-defined]
+        described = not kwargs and fast.fits(binding.spec, binding.map is not None, args)
+        if described and binding.knows_basis(forward):
+            return binding.fused(args[0], sources)
+        return stream.run(binding.layer, unbound, args, kwargs, cut, sources, binding.tensors)
+    return binding.whole(forward, args, kwargs, keep=mode == "materialize")
+
+
+def _mode(binding: Binding, args: tuple[Any, ...]) -> tuple[str, Cut | None]:
+    """Mode of this call, and how its input is cut if it is streamed."""
+    spec, x, execution = binding.spec, args[0] if args else None, binding.execution
+    if execution == "materialize" or _traced():
+        return "materialize", None
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.device.type == "meta":
+        return "regenerate", None
+    budget, size = binding.scratch, x.element_size()
+    cut = None
+    if execution != "regenerate" and rows_are_mixed(binding.layer, spec) is None:
+        cut = stream.cut_rows(spec, x, budget)
+    facts = policy.Facts(
+        streams=cut is not None,
+        traced=False,
+        generated=spec.edges * (2 * binding.meta_learner.hidden + 2 * spec.dim_w) * size,
+        intermediate=stream.row_bytes(spec, x),
+        budget=budget,
+    )
+    return policy.choose(execution, facts), cut
 
 
 def _versions(tensors: Mapping[str, Tensor]) -> list[int]:
@@ -161,11 +260,12 @@ def _versions(tensors: Mapping[str, Tensor]) -> list[int]:
         return []
 
 
-def _no_autocast(device_type: str) -> AbstractContextManager[object]:
-    # A Parameter keeps its dtype under autocast, and so must what stands in for it.
-    if device_type == "meta":  # has no autocast
-        return nullcontext()
-    return torch.autocast(device_type, enabled=False)
+def _traced() -> bool:
+    """Whether torch traces or transforms this call."""
+    if torch.compiler.is_compiling():
+        return True
+    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return transformed or torch._C._get_tracing_state() is not None
 
 
 def _thread() -> int:

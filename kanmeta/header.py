@@ -19,9 +19,9 @@ from kanmeta.errors import (
     ForeignCheckpointError,
     VersionError,
 )
-from kanmeta.execution import EXECUTIONS
 from kanmeta.extra_state import container_states, moved_attributes, settings_of
 from kanmeta.meta import ACTIVATIONS
+from kanmeta.policy import EXECUTIONS
 from kanmeta.surgery import FROZEN
 
 __all__ = ["FORMAT", "Header", "describe", "read"]

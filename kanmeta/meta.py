@@ -88,6 +88,22 @@ class MetaLearner(nn.Module):
         """Whether b1 and b2 exist."""
         return self.bias1 is not None
 
+    def folded(
+        self, z: Tensor, scale: Tensor | None, offset: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+        """W1, b1, W2, b2 of the MLP that gives offset + scale * M(z), in the dtype of ``z``.
+
+        Scale and offset are folded into the small matrices, not applied to E x dim_w numbers.
+        """
+        weight2, bias2 = self.weight2.to(z), None if self.bias2 is None else self.bias2.to(z)
+        if scale is not None:
+            weight2 = scale.to(z)[:, None] * weight2
+            bias2 = None if bias2 is None else scale.to(z) * bias2
+        if offset is not None:
+            bias2 = offset.to(z) if bias2 is None else offset.to(z) + bias2
+        bias1 = None if self.bias1 is None else self.bias1.to(z)
+        return self.weight1.to(z), bias1, weight2, bias2
+
     def forward(
         self, z: Tensor, scale: Tensor | None = None, offset: Tensor | None = None
     ) -> Tensor:
@@ -101,21 +117,13 @@ class MetaLearner(nn.Module):
         Returns:
             ``(*, dim_w)``.
         """
-        # scale and offset are folded into the small matrices, not applied to E x dim_w numbers.
-        weight2, bias2 = self.weight2.to(z), None if self.bias2 is None else self.bias2.to(z)
-        if scale is not None:
-            weight2 = scale.to(z)[:, None] * weight2
-            bias2 = None if bias2 is None else scale.to(z) * bias2
-        if offset is not None:
-            bias2 = offset.to(z) if bias2 is None else offset.to(z) + bias2
-        weight1 = self.weight1.to(z)
-        if self.bias1 is None and self.activation == "relu" and self.dim_z == 1:
+        weight1, bias1, weight2, bias2 = self.folded(z, scale, offset)
+        if bias1 is None and self.activation == "relu" and self.dim_z == 1:
             # Without biases, relu(W1 z) = relu(z) relu(W1) + relu(-z) relu(-W1) for one number z:
             # two hidden units do exactly what `hidden` of them do.
             z = torch.cat([F.relu(z), F.relu(-z)], dim=-1)
             weight2 = weight2 @ torch.cat([F.relu(weight1), F.relu(-weight1)], dim=-1)
             return F.linear(z, weight2, bias2)
-        bias1 = None if self.bias1 is None else self.bias1.to(z)
         return F.linear(ACTIVATIONS[self.activation](F.linear(z, weight1, bias1)), weight2, bias2)
 
     def extra_repr(self) -> str:

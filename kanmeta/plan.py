@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from kanmeta import clusters as clustering
-from kanmeta import execution as executions
-from kanmeta import graph, registry
+from kanmeta import graph, policy, registry
 from kanmeta.adapter import Adapter
 from kanmeta.clusters import Clusters
 from kanmeta.discovery import Filter, Found, find_layers, refuse_conflicts, refuse_wrapped
@@ -48,7 +47,7 @@ class Settings:
         for name in ("bias", "drop_dead"):
             if not isinstance(getattr(self, name), bool):
                 raise PlanError(f"{name}={getattr(self, name)!r}: expected True or False")
-        executions.resolve(self.execution)
+        policy.check(self.execution)
 
     def meta_parameters(self, dim_w: int) -> int:
         """Parameters of one meta-learner."""
@@ -172,6 +171,7 @@ def make_plan(
         [item.spec.kind for item in found],
         [item.spec.outputs for item in found],
     )
+    policy.check_layers(settings.execution, {item.names[0]: item.spec for item in found})
     notes = _notes(model, found, settings.drop_dead) + cluster_notes
     planned = tuple(
         LayerPlan(

@@ -208,6 +208,11 @@ def _spec(
         dead=dead,
         notes=tuple(notes),
         settings=adapter.settings,
+        rows=adapter.rows,
+        leading=adapter.leading,
+        expands=adapter.expands,
+        free=adapter.free,
+        basis=adapter.basis,
     )
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from kanmeta.layout import Rearrangement
+from kanmeta.basis import Basis
+from kanmeta.layout import TAP_AXES, Rearrangement
 
 __all__ = ["LayerSpec", "Methods", "SlotSpec", "tensor_at"]
 
@@ -80,6 +81,7 @@ class LayerSpec:
         dropped: those of them that this conversion takes out: they read as zeros.
         notes: what the plan should say of this layer.
         settings: paths of attributes on which its function depends.
+        rows, leading, expands, free, basis: how its forward runs, see :class:`kanmeta.Adapter`.
     """
 
     adapter: str
@@ -93,6 +95,11 @@ class LayerSpec:
     dropped: Mapping[str, tuple[tuple[int, ...], bool]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
+    rows: str = "never"
+    leading: bool = False
+    expands: bool = False
+    free: tuple[str, ...] = ()
+    basis: Basis | None = None
 
     @property
     def edge_shape(self) -> tuple[int, ...]:
@@ -123,6 +130,11 @@ class LayerSpec:
     def fan_in(self) -> int:
         """Edges that are summed into one output: all edge axes but those of outputs and groups."""
         return math.prod(self.sizes[a] for a in self.edge_axes if a not in ("o", "g"))
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """Sizes of the kernel axes of a convolution; empty for a linear layer."""
+        return tuple(self.sizes[axis] for axis in TAP_AXES if axis in self.sizes)
 
     @property
     def kind(self) -> str:

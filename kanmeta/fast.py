@@ -1,0 +1,122 @@
+"""Whether a layer can run by :mod:`kanmeta.fused`, found out by comparing it with its library.
+
+An adapter declares a basis; a subclass, an option or another version of the library may compute
+something else. So the first time, and whenever the layer has changed, its library's forward and
+gradients are compared with ours on a few random rows. Where they differ, it is streamed instead.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kanmeta import fused
+from kanmeta.spec import LayerSpec
+from kanmeta.stream import Sources
+
+__all__ = ["agree", "compute", "fits", "state"]
+
+_TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-9}
+
+
+def fits(spec: LayerSpec, mapped: bool, args: tuple[Any, ...]) -> bool:
+    """Whether the call is one that a declared basis describes: the layer's input and no more."""
+    x = args[0]
+    return (
+        spec.basis is not None
+        and not mapped
+        and len(args) == 1
+        and {*spec.edge_axes} == {"o", "i"}
+        and all(slot.path in spec.basis.branches for slot in spec.slots)
+        and x.dtype in _TOLERANCES
+        and x.shape[-1] == spec.sizes["i"]
+        and (spec.leading or x.dim() == 2)
+        and not torch.is_autocast_enabled(x.device.type)
+    )
+
+
+def state(layer: nn.Module) -> tuple[object, ...]:
+    """What a comparison holds for: it changes with attributes, children and what is trained."""
+    modules = list(layer.modules())
+    return (
+        *(id(value) for m in modules for value in vars(m).values()),
+        *(id(child) for m in modules for child in m._modules.values()),
+        *(p.requires_grad for p in layer.parameters()),
+        *(p.dtype for p in layer.parameters()),
+    )
+
+
+def compute(
+    layer: nn.Module,
+    spec: LayerSpec,
+    x: Tensor,
+    sources: Sources,
+    *,
+    activation: str,
+    generate: Callable[[Sources], Tensor],
+    scratch: int,
+) -> Tensor | None:
+    """Run the layer; None if its basis is not one that its adapter knows."""
+    assert spec.basis is not None
+    branches = [spec.basis.branches[slot.path] for slot in spec.slots]
+    functions = [branch.functions(layer) for branch in branches]
+    rows = x.reshape(-1, x.shape[-1])
+    kinds = list(dict.fromkeys(branch.argument for branch in branches))
+    described = fused.Layer(
+        functions=[f for f in functions if f is not None],
+        widths=spec.widths,
+        arguments=[kinds.index(branch.argument) for branch in branches],
+        input_major=spec.edge_axes == ("i", "o"),
+        activation=activation,
+        generate=generate,
+        scratch=scratch,
+    )
+    if len(described.functions) != len(functions):
+        return None
+    y = fused.apply(described, tuple(kind(layer, rows) for kind in kinds), sources)
+    return spec.basis.finish(layer, y).view(*x.shape[:-1], y.shape[-1])
+
+
+def agree(
+    spec: LayerSpec,
+    ours: Callable[[Tensor], Tensor | None],
+    theirs: Callable[[Tensor], Any],
+    like: Tensor,
+    learned: Sequence[Tensor],
+) -> bool:
+    """Whether values and gradients are those of the library, on a few random rows.
+
+    Args:
+        spec: of the layer.
+        ours, theirs: one row an input of the layer to its outputs.
+        like: tensor whose dtype and device are the layer's.
+        learned: tensors whose gradients are compared.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(8, spec.sizes["i"], generator=generator, dtype=torch.float64)
+    x[0] *= 4  # beyond the grid
+    devices = [] if like.device.type == "cpu" else [like.device]
+    found = []
+    # Checkpointing, which counts what is saved, sees nothing of this.
+    unseen = torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
+    with torch.random.fork_rng(devices), torch.enable_grad(), unseen:
+        for run in (ours, theirs):
+            leaf = x.to(like).requires_grad_()
+            y = run(leaf)
+            if not isinstance(y, Tensor) or not y.requires_grad:
+                return False
+            weights = torch.linspace(-1, 1, y.numel()).view(y.shape).to(y)
+            found.append([y, *torch.autograd.grad(y, [leaf, *learned], weights, allow_unused=True)])
+    largest = max(
+        (g.abs().max() for g in found[1][2:] if g is not None), default=like.new_zeros(())
+    )
+    for mine, other in zip(*found, strict=True):
+        if (mine is None) != (other is None):
+            return False
+        if mine is None:
+            continue
+        size = torch.maximum(other.norm(), largest * 1e-3)
+        if not (mine - other).norm() <= _TOLERANCES[like.dtype] * size:
+            return False
+    return True

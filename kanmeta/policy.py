@@ -1,0 +1,87 @@
+"""Which mode a layer runs in: the one place that decides. Pure functions of facts and sizes.
+
+==============  ======================================================  =========================
+mode            alive between forward and backward                       can
+==============  ======================================================  =========================
+materialize     what autograd keeps: (edges, hidden), coefficients,      everything
+                bases and intermediate results of the library
+regenerate      the same without (edges, hidden)                         everything
+stream          the layer's input                                        layers that treat rows
+                                                                         independently
+==============  ======================================================  =========================
+
+Under ``torch.compile``, ``torch.export``, ``torch.jit.trace``, the transforms of ``torch.func`` and
+forward-mode differentiation every layer materializes: their own machinery traces plain operations.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kanmeta.errors import PlanError
+from kanmeta.spec import LayerSpec
+
+__all__ = ["EXECUTIONS", "Facts", "check", "check_layers", "choose", "default_budget"]
+
+EXECUTIONS = ("auto", "materialize", "regenerate", "stream")
+
+_LARGEST, _SMALLEST = 4 << 20, 400_000  # bytes
+_BYTES_PER_EDGE = 8
+
+
+def check(execution: str) -> None:
+    """Raise PlanError if there is no such mode."""
+    if execution not in EXECUTIONS:
+        raise PlanError(f"execution={execution!r}: expected one of {', '.join(EXECUTIONS)}")
+
+
+def check_layers(execution: str, layers: Mapping[str, LayerSpec]) -> None:
+    """Raise PlanError if ``execution`` is not possible for one of ``layers``, by name."""
+    never = [f"{n or '(root)'} ({s.class_name})" for n, s in layers.items() if s.rows == "never"]
+    if execution == "stream" and never:
+        raise PlanError(
+            f"execution='stream': {', '.join(never)} cannot run in blocks of rows: each row "
+            "depends on all rows, or the adapter does not say that it does not. Use 'auto', or "
+            "set_execution(model, 'stream', layers=...) for the others"
+        )
+
+
+def default_budget(edges: int) -> int:
+    """Bytes of scratch of a layer: half of what its prompts, gradients and Adam's state take.
+
+    Prompts of one float32 number take 16 bytes an edge with those. At most 4 MB, beyond which
+    blocks leave the caches; at least 0.4 MB, below which calls cost more than the work in them.
+    """
+    return min(_LARGEST, max(_SMALLEST, _BYTES_PER_EDGE * edges))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the choice depends on.
+
+    Attributes:
+        streams: whether the layer, in its present mode and for this input, treats rows
+            independently.
+        traced: whether torch traces or transforms the forward.
+        generated: bytes of (edges, hidden) and coefficients.
+        intermediate: bytes that the library's forward keeps, roughly.
+        budget: bytes of scratch.
+    """
+
+    streams: bool
+    traced: bool
+    generated: int
+    intermediate: int
+    budget: int
+
+
+def choose(execution: str, facts: Facts) -> str:
+    """Mode that ``execution`` stands for: ``"materialize"``, ``"regenerate"`` or ``"stream"``.
+
+    ``"auto"`` lets autograd keep what fits in the budget, which is fastest, and streams otherwise.
+    Where a layer cannot be streamed (batch norm in training), its coefficients are regenerated.
+    """
+    if facts.traced or execution == "materialize":
+        return "materialize"
+    if execution == "auto" and facts.generated + facts.intermediate <= facts.budget:
+        return "materialize"
+    return "stream" if facts.streams and execution != "regenerate" else "regenerate"
