@@ -40,7 +40,7 @@ def update_grid(
     Raises:
         CoefficientWriteError: the refit is not finite; the layer is as it was.
     """
-    layer, position = binding.layer, binding.spec.basis
+    layer, position = binding.layer, binding.spec.basis_position
     if position is None:  # they were frozen and are plain Parameters
         return getattr(super(type(layer), layer), method)(*args, **kwargs)
     slot = binding.spec.slots[position]

@@ -141,7 +141,7 @@ class Binding:
     def _mapped(self, w: Tensor, coefficient_map: Tensor) -> Tensor:
         """Apply T, ``(*edge axes but o, k, k)``, to the basis coefficients of each edge."""
         parts = list(torch.split(w, list(self.spec.widths), dim=-1))
-        position = self.spec.basis
+        position = self.spec.basis_position
         assert position is not None
         edges = "".join(chr(ord("A") + i) for i in range(len(self.spec.edge_axes)))
         inputs = edges.replace(edges[self.spec.edge_axes.index("o")], "")

@@ -148,7 +148,7 @@ class LayerSpec:
         return any(wanted for slot in self.slots for wanted in slot.requires_grad)
 
     @property
-    def basis(self) -> int | None:
+    def basis_position(self) -> int | None:
         """Position of the slot with the coefficients of basis functions; None if it is frozen."""
         edges = {*self.edge_axes}
         # Not by comparing slots: torch.compile cannot trace that.
@@ -158,8 +158,8 @@ class LayerSpec:
     @property
     def map_shape(self) -> tuple[int, ...]:
         """Shape of the map T of grid updates: ``(*edge axes but o, k, k)``."""
-        assert self.basis is not None
-        width = self.slots[self.basis].tensor.width
+        assert self.basis_position is not None
+        width = self.slots[self.basis_position].tensor.width
         return (*(self.sizes[a] for a in self.edge_axes if a != "o"), width, width)
 
     @property
