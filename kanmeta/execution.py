@@ -90,7 +90,9 @@ class Binding:
     @property
     def scratch(self) -> int:
         """Bytes of scratch."""
-        return policy.default_budget(self.spec.edges) if self.budget is None else self.budget
+        if self.budget is not None:
+            return self.budget
+        return policy.default_budget(self.spec.edges, self.spec.dim_w)
 
     def coefficients(self, keep: bool = False) -> Tensor:
         """Generate w = offset + scale * M(z), ``(*edge_shape, dim_w)``.
