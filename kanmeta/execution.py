@@ -93,7 +93,20 @@ class Binding:
     @property
     def scratch(self) -> int:
         """Bytes of scratch."""
-        return policy.default_budget(self.spec.edges) if self.budget is None else self.budget
+        if self.budget is not None:
+            return self.budget
+        return policy.default_budget(self.spec.edges, self.spec.dim_w)
+
+    @property
+    def allowed(self) -> int:
+        """Bytes that ``"auto"`` leaves to autograd."""
+        return policy.LARGEST if self.budget is None else self.budget
+
+    @property
+    def generated_bytes(self) -> int:
+        """Bytes of the hidden activations and the coefficients, and of what is made of these."""
+        numbers = 2 * self.meta_learner.hidden + 2 * self.spec.dim_w
+        return self.spec.edges * numbers * self.prompts.element_size()
 
     def coefficients(self, keep: bool = False) -> Tensor:
         """Generate w = offset + scale * M(z), ``(*edge_shape, dim_w)``.
@@ -103,7 +116,8 @@ class Binding:
         Args:
             keep: let autograd keep the hidden activations.
         """
-        if not keep and not _traced() and self.execution != "materialize":
+        small = self.execution == "auto" and self.generated_bytes <= self.allowed
+        if not keep and not small and self.execution != "materialize" and not _traced():
             return self.from_sources(self.sources())
         z, layer = self.prompts, self.layer
         with no_autocast(z.device.type):
@@ -236,16 +250,16 @@ def _mode(binding: Binding, args: tuple[Any, ...]) -> tuple[str, Cut | None]:
         return "materialize", None
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.device.type == "meta":
         return "regenerate", None
-    budget, size = binding.scratch, x.element_size()
+    budget = binding.scratch
     cut = None
     if execution != "regenerate" and rows_are_mixed(binding.layer, spec) is None:
         cut = stream.cut_rows(spec, x, budget)
     facts = policy.Facts(
         streams=cut is not None,
         traced=False,
-        generated=spec.edges * (2 * binding.meta_learner.hidden + 2 * spec.dim_w) * size,
+        generated=binding.generated_bytes,
         intermediate=stream.row_bytes(spec, x),
-        budget=budget,
+        allowed=binding.allowed,
     )
     return policy.choose(execution, facts), cut
 

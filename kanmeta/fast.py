@@ -107,7 +107,9 @@ def agree(
             if not isinstance(y, Tensor) or not y.requires_grad:
                 return False
             weights = torch.linspace(-1, 1, y.numel()).view(y.shape).to(y)
-            found.append([y, *torch.autograd.grad(y, [leaf, *learned], weights, allow_unused=True)])
+            found.append(
+                [y.detach(), *torch.autograd.grad(y, [leaf, *learned], weights, allow_unused=True)]
+            )
     largest = max(
         (g.abs().max() for g in found[1][2:] if g is not None), default=like.new_zeros(())
     )

@@ -52,16 +52,17 @@ class Layer:
         # two temporaries of the recursion, the gradient (and both projected).
         an_edge = 3 * width + extra
         a_value = 4 * known + (2 * width if way.project is not None else 0)
-        half = numbers // 2
-        if rows * a_value * 8 <= half:  # all rows at once: the basis once for all outputs
-            columns = max(1, min(inputs, half // (rows * a_value)))
-            outs = max(1, min(outputs, half // (an_edge * columns)))
-            if outs < min(outputs, 32):
-                outs = min(outputs, 32)
-                columns = max(1, min(columns, half // (an_edge * outs)))
-            return _Tiles(rows, columns, outs)
-        columns = max(1, min(inputs, half // (an_edge * outputs)))
-        return _Tiles(max(1, min(rows, half // (a_value * columns))), columns, outputs)
+        # Narrow tiles waste time on calls: rather fewer rows, or outputs, whichever takes more.
+        outs, columns = outputs, 0
+        while True:
+            columns = numbers // (rows * a_value + outs * an_edge)
+            if columns >= min(inputs, 16) or max(rows, outs) <= 64:
+                break
+            if outs <= 64 or (rows > 64 and rows * a_value >= outs * an_edge):
+                rows = (rows + 1) // 2
+            else:
+                outs = (outs + 1) // 2
+        return _Tiles(rows, max(1, min(columns, inputs)), outs)
 
 
 @dataclass(frozen=True)

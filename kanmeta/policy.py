@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from kanmeta.errors import PlanError
 from kanmeta.spec import LayerSpec
 
-__all__ = ["EXECUTIONS", "Facts", "check", "check_layers", "choose", "default_budget"]
+__all__ = ["EXECUTIONS", "LARGEST", "Facts", "check", "check_layers", "choose", "default_budget"]
 
 EXECUTIONS = ("auto", "materialize", "regenerate", "stream")
 
-_LARGEST, _SMALLEST = 4 << 20, 400_000  # bytes
+LARGEST, _SMALLEST = 4 << 20, 1 << 18  # bytes
 _BYTES_PER_EDGE = 8
 
 
@@ -45,13 +45,14 @@ def check_layers(execution: str, layers: Mapping[str, LayerSpec]) -> None:
         )
 
 
-def default_budget(edges: int) -> int:
+def default_budget(edges: int, dim_w: int) -> int:
     """Bytes of scratch of a layer: half of what its prompts, gradients and Adam's state take.
 
-    Prompts of one float32 number take 16 bytes an edge with those. At most 4 MB, beyond which
-    blocks leave the caches; at least 0.4 MB, below which calls cost more than the work in them.
+    Prompts of one float32 number take 16 bytes an edge with those. More for fine grids, whose
+    tiles are larger. At most 4 MB, beyond which blocks leave the caches; at least 0.25 MB, below
+    which calls cost more than the work in them.
     """
-    return min(_LARGEST, max(_SMALLEST, _BYTES_PER_EDGE * edges))
+    return min(LARGEST, max(_SMALLEST, _BYTES_PER_EDGE * edges * max(dim_w, 16) // 16))
 
 
 @dataclass(frozen=True)
@@ -64,24 +65,24 @@ class Facts:
         traced: whether torch traces or transforms the forward.
         generated: bytes of (edges, hidden) and coefficients.
         intermediate: bytes that the library's forward keeps, roughly.
-        budget: bytes of scratch.
+        allowed: bytes that a layer may keep: the budget that the user set, or 4 MB.
     """
 
     streams: bool
     traced: bool
     generated: int
     intermediate: int
-    budget: int
+    allowed: int
 
 
 def choose(execution: str, facts: Facts) -> str:
     """Mode that ``execution`` stands for: ``"materialize"``, ``"regenerate"`` or ``"stream"``.
 
-    ``"auto"`` lets autograd keep what fits in the budget, which is fastest, and streams otherwise.
+    ``"auto"`` lets autograd keep what is allowed, which is fastest, and streams otherwise.
     Where a layer cannot be streamed (batch norm in training), its coefficients are regenerated.
     """
     if facts.traced or execution == "materialize":
         return "materialize"
-    if execution == "auto" and facts.generated + facts.intermediate <= facts.budget:
+    if execution == "auto" and facts.generated + facts.intermediate <= facts.allowed:
         return "materialize"
     return "stream" if facts.streams and execution != "regenerate" else "regenerate"

@@ -374,10 +374,11 @@ def test_what_torch_offers(name: str, execution: str) -> None:
     others = {n: (p * 1.5).detach().requires_grad_() for n, p in model.named_parameters()}
     y = c.output(functional_call(model, others, (x,)))
     wanted = [p for n, p in others.items() if dict(model.named_parameters())[n].requires_grad]
-    found = torch.autograd.grad(y.sum(), wanted, allow_unused=True)
+    found = [y.detach(), *torch.autograd.grad(y.sum(), wanted, allow_unused=True)]
     kanmeta.set_execution(model, "materialize")
     y = c.output(functional_call(model, others, (x,)))
-    assert_same([y.detach(), *found], [y.detach(), *torch.autograd.grad(y.sum(), wanted, allow_unused=True)])
+    expected = [y.detach(), *torch.autograd.grad(y.sum(), wanted, allow_unused=True)]
+    assert_same(found, expected)
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's compiler warns about itself
