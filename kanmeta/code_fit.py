@@ -78,7 +78,9 @@ def _spare_units(meta: MetaLearner, used: int, codes: Sequence[Tensor]) -> None:
     every = torch.cat([c[:: max(1, len(c) // 1024)] for c in codes])
     unit = torch.arange(number).to(every)
     others = torch.arange(1, meta.dim_z).to(every)
-    weight = torch.cat([(1 - 2 * (unit % 2))[:, None], torch.cos(unit[:, None] * 2 * others)], dim=1)
+    weight = torch.cat(
+        [(1 - 2 * (unit % 2))[:, None], torch.cos(unit[:, None] * 2 * others)], dim=1
+    )
     meta.weight1[used:] = weight
     if meta.bias1 is not None:
         at = (every @ weight.T).sort(0).values  # (sample, units)
@@ -199,7 +201,9 @@ def _search(meta: MetaLearner, u: Tensor, x: Tensor) -> Tensor:
         return u
     low, high = u.amin(0), u.amax(0)
     line = torch.linspace(-0.05, 1.05, _GRID[meta.dim_z]).to(u)
-    points = torch.cartesian_prod(*[lo + (hi - lo) * line for lo, hi in zip(low, high, strict=True)])
+    points = torch.cartesian_prod(
+        *[lo + (hi - lo) * line for lo, hi in zip(low, high, strict=True)]
+    )
     points = points.view(-1, meta.dim_z)
     decoded = meta(points)
     result = u.clone()

@@ -55,7 +55,9 @@ def code(
         )
     for binding, w in zip(layers, coefficients, strict=True):
         if not all(bool(w[rows].isfinite().all()) for rows in blocks(len(w))):
-            raise PlanError(f"coefficients of the teacher's {binding.name or '(root)'} are not finite")
+            raise PlanError(
+                f"coefficients of the teacher's {binding.name or '(root)'} are not finite"
+            )
     exact = meta.dim_z >= meta.dim_w  # rounding is smallest without a metric
     found = linear_code(coefficients, meta.dim_z, None if exact else metric)
     work = torch.float64 if coefficients[0].dtype == torch.float64 else torch.float32

@@ -13,6 +13,7 @@ from kanmeta import code_stage, matching
 from kanmeta.access import complete_layers
 from kanmeta.distill_data import Batches
 from kanmeta.distill_report import DistillReport, LayerReport, Stage
+from kanmeta.errors import PlanError
 from kanmeta.execution import Binding
 from kanmeta.layer_metric import first_tensor, gram, watching
 from kanmeta.linear_code import pca_floor
@@ -39,6 +40,7 @@ def distill(
     *,
     data: Tensor | Iterable[Any] | None = None,
     loss: str | Loss | None = None,
+    from_student: bool = False,
     fit_steps: int = 600,
     layer_steps: int = 300,
     steps: int = 1000,
@@ -63,6 +65,8 @@ def distill(
         loss: of the outputs: ``"kl"``, ``"mse"``, or a function (student's, teacher's output) ->
             number. Default: KL divergence where the model gives a matrix ``(N, C)`` with C >= 2,
             which are taken for class scores, else mean squared error.
+        from_student: go on from the student as it is, for instance one with few-bit prompts
+            (:func:`kanmeta.few_bit_prompts`): only match layers and outputs, copy nothing.
         fit_steps: steps of the fit to the coefficients.
         layer_steps: steps of matching layers.
         steps: steps of matching outputs.
@@ -81,6 +85,8 @@ def distill(
     """
     begin = time.perf_counter()
     layers = complete_layers(student)
+    if from_student and data is None:
+        raise PlanError("from_student=True leaves only the stages that need data: pass data=")
     plain = plain_teacher(teacher)
     with matching.evaluating(student, plain):
         check_teacher(student, plain, layers)
@@ -90,10 +96,11 @@ def distill(
             batches = Batches(data, batch_size, device, generator)
         with put_back_on_failure(student):
             work = _Work(student, plain, layers, batches, generator)
-            total = fit_steps * len(work.clusters)
+            total = 0 if from_student else fit_steps * len(work.clusters)
             total += 0 if data is None else layer_steps + steps
             with _bar(total, progress) as tick:
-                work.coefficients(fit_steps, tick)
+                if not from_student:
+                    work.coefficients(fit_steps, tick)
                 name = None if batches is None else work.data(loss, layer_steps, steps, tick)
             report = work.report(name, time.perf_counter() - begin)
     _log.info("distilled:\n%s", report)
@@ -123,7 +130,7 @@ class _Work:
         self.stages: list[Stage] = []
 
     def coefficients(self, steps: int, tick: Callable[[], object]) -> None:
-        """Linear code and fit, of one cluster after the other; nothing is written before all are."""
+        """Linear code of every cluster, then its fit."""
         start = time.perf_counter()
         metrics = self._metrics()
         arguments = [
@@ -156,14 +163,17 @@ class _Work:
         with torch.no_grad():
             output = first_tensor(self.teacher(*self.batches.held_out[0]))
         name, function = matching.resolve_loss(loss, output)
-        before = self._held_out(function)
-        kept = [(p, p.detach().clone()) for p in learnt(self.layers)]
-        start = time.perf_counter()
-        note = matching.match_layers(self.teacher, self.layers, self.batches, layer_steps, tick)
-        if self._held_out(function) > before:  # better layers need not make a better model
-            put_back(kept)
-            note += "; not kept: the outputs got worse"
-        self._stage("layer outputs", start, note)
+        if layer_steps:
+            before = self._held_out(function)
+            kept = [(p, p.detach().clone()) for p in learnt(self.layers)]
+            start = time.perf_counter()
+            note = matching.match_layers(self.teacher, self.layers, self.batches, layer_steps, tick)
+            if self._held_out(function) > before:  # better layers need not make a better model
+                put_back(kept)
+                note += "; not kept: the outputs got worse"
+            self._stage("layer outputs", start, note)
+        if not steps:
+            return name
         start = time.perf_counter()
         note = matching.match_outputs(
             self.student, self.teacher, self.layers, self.batches, function, steps, tick
@@ -182,7 +192,7 @@ class _Work:
 
     @torch.no_grad()
     def _metrics(self) -> dict[str, Tensor]:
-        """Gram matrix of each layer whose output is linear in its coefficients, where there is data."""
+        """With data, the Gram matrix of each layer that is linear in its coefficients."""
         if self.batches is None:
             return {}
         found = {}

@@ -39,7 +39,9 @@ def watching(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, list[
 
     def hook(name: str) -> Any:
         def keep(layer: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            calls[name].append(Call(_detached(args), _detached(kwargs), first_tensor(output).detach()))
+            calls[name].append(
+                Call(_detached(args), _detached(kwargs), first_tensor(output).detach())
+            )
 
         return keep
 
@@ -88,7 +90,11 @@ def _detached(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach()
     if isinstance(value, tuple | list):
-        return type(value)(_detached(item) for item in value) if type(value) in (tuple, list) else value
+        return (
+            type(value)(_detached(item) for item in value)
+            if type(value) in (tuple, list)
+            else value
+        )
     if isinstance(value, dict):
         return {key: _detached(item) for key, item in value.items()}
     return value

@@ -18,8 +18,10 @@ __all__ = ["Loss", "evaluating", "layer_errors", "match_layers", "match_outputs"
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(student's output, teacher's output) -> a number."""
 
-RATES = (3e-3, 1e-3)
-"""Adam's rates of prompts and of meta-learners."""
+LAYER_RATES, OUTPUT_RATES = (3e-3, 1e-3), (3e-4, 3e-4)
+"""Adam's rates of prompts and of meta-learners. Outputs sum up all edges: larger steps are noise."""
+
+_WARM_UP = 50  # steps: Adam's first ones are too long, and the start is good
 
 _CHECK = 50  # steps between two looks at the held-out batches
 _PATIENCE = 8  # looks without progress before it stops
@@ -46,7 +48,10 @@ def kl(student: Tensor, teacher: Tensor) -> Tensor:
     classes = student.shape[-1]
     log_p, log_q = teacher.log_softmax(-1), student.log_softmax(-1)
     return F.kl_div(
-        log_q.reshape(-1, classes), log_p.reshape(-1, classes), reduction="batchmean", log_target=True
+        log_q.reshape(-1, classes),
+        log_p.reshape(-1, classes),
+        reduction="batchmean",
+        log_target=True,
     )
 
 
@@ -79,7 +84,7 @@ def match_outputs(
             target = first_tensor(teacher(*batch))
         return loss(first_tensor(student(*batch)), target)
 
-    return _train(list(layers.values()), objective, data, steps, tick)
+    return _train(list(layers.values()), objective, data, OUTPUT_RATES, steps, tick)
 
 
 def match_layers(
@@ -106,7 +111,7 @@ def match_layers(
                 raise PlanError("the teacher's forward called none of the layers")
             return torch.stack(terms).sum()
 
-        return _train(list(layers.values()), objective, data, steps, tick)
+        return _train(list(layers.values()), objective, data, LAYER_RATES, steps, tick)
 
 
 def relative_error(layer: nn.Module, call: Call) -> Tensor:
@@ -138,16 +143,22 @@ def _train(
     layers: Sequence[Binding],
     objective: Callable[[tuple[Tensor, ...]], Tensor],
     data: Batches,
+    rates: tuple[float, float],
     steps: int,
     tick: Callable[[], object],
 ) -> str:
     """Adam on a cosine schedule; what was best on the held-out batches is what stays."""
+    if steps == 0:
+        return ""
     prompts = list({id(b.prompts): b.prompts for b in layers}.values())
     metas = list({id(p): p for b in layers for p in b.meta_learner.parameters()}.values())
     everything = [*prompts, *metas]
-    groups = [{"params": prompts, "lr": RATES[0]}, {"params": metas, "lr": RATES[1]}]
+    groups = [{"params": prompts, "lr": rates[0]}, {"params": metas, "lr": rates[1]}]
     optimizer = torch.optim.Adam(groups)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min(1.0, (step + 1) / _WARM_UP) * (1 + math.cos(math.pi * step / steps)) / 2,
+    )
     best, at = _held_out(objective, data), 0
     first = best
     kept = [p.detach().clone() for p in everything]
