@@ -1,4 +1,4 @@
-"""From coefficients of a cluster's layers to prompts and meta-learner: linear code, then its bend."""
+"""From the coefficients of a cluster's layers to prompts and a meta-learner."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from kanmeta import code_fit
 from kanmeta.errors import PlanError
 from kanmeta.execution import Binding
 from kanmeta.initialise import PROMPT_SPREAD, STEP
-from kanmeta.linear_code import LinearCode, blocks, linear_code
+from kanmeta.linear_code import LinearCode, blocks, linear_code, squared_error
 from kanmeta.meta import MetaLearner
 
 __all__ = ["Coded", "code", "layer_error", "write"]
@@ -95,13 +95,15 @@ def write(layers: Sequence[Binding], coded: Coded) -> None:
     meta.weight1.copy_(unit.weight1 / spread)
     meta.weight2.copy_((back.T @ unit.weight2.to(back)) / scale)
     if meta.bias1 is not None and meta.bias2 is not None:
-        assert unit.bias1 is not None and unit.bias2 is not None
+        assert unit.bias1 is not None
+        assert unit.bias2 is not None
         meta.bias1.copy_(unit.bias1)
         meta.bias2.copy_((unit.bias2.to(back) @ back) / scale)
     for binding, mean, u in zip(layers, axes.means, coded.codes, strict=True):
         binding.prompts.copy_((u * spread).view(binding.prompts.shape))
         layer_scale, offset = binding.layer.coefficient_scale, binding.layer.coefficient_offset
-        assert isinstance(layer_scale, Tensor) and isinstance(offset, Tensor)
+        assert isinstance(layer_scale, Tensor)
+        assert isinstance(offset, Tensor)
         layer_scale.fill_(scale)
         offset.copy_(mean + coded.constant.to(back) @ back)
 
@@ -109,6 +111,8 @@ def write(layers: Sequence[Binding], coded: Coded) -> None:
 @torch.no_grad()
 def layer_error(binding: Binding, coefficients: Tensor) -> float:
     """Sum of squared differences of the generated coefficients from ``(E, dim_w)``."""
+    if binding.map is not None:
+        return squared_error(binding.coefficients().reshape(coefficients.shape), coefficients)
     z = binding.prompts.reshape(-1, binding.prompts.shape[-1])
     constants = binding.layer.coefficient_scale, binding.layer.coefficient_offset
     total = 0.0

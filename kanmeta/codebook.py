@@ -1,4 +1,4 @@
-"""Few-bit numbers: the optimal scalar quantiser, and packing of codes. Pure functions on tensors."""
+"""Few-bit numbers: the optimal scalar quantiser and packing. Pure functions on tensors."""
 
 import torch
 from torch import Tensor
@@ -52,8 +52,9 @@ def _bin_counts(ordered: Tensor) -> Tensor:
     places = torch.linspace(0, n, _BINS + 1).long()
     low, high = float(ordered[0]), float(ordered[-1])
     edges = torch.linspace(low, high, _BINS + 1, dtype=ordered.dtype)[1:-1]
-    cuts = torch.cat([places, torch.searchsorted(ordered, edges)]).unique()
-    return cuts.diff()
+    cuts = torch.cat([places, torch.searchsorted(ordered, edges)]).sort().values
+    counts: Tensor = torch.unique_consecutive(cuts).diff()
+    return counts
 
 
 def _split(ordered: Tensor, counts: Tensor, levels: int) -> Tensor:
@@ -117,4 +118,5 @@ def unpack(packed: Tensor, bits: int, number: int) -> Tensor:
     per = 8 // bits
     shifts = torch.arange(per, dtype=torch.uint8, device=packed.device) * bits
     codes = (packed[:, None] >> shifts) & (2**bits - 1)
-    return codes.flatten()[:number]
+    result: Tensor = codes.flatten()[:number]
+    return result

@@ -28,7 +28,7 @@ from kanmeta.surgery import FROZEN
 __all__ = ["FORMAT", "Header", "describe", "read"]
 
 FORMAT = 2
-"""Newest version of the header; files without codes are written in version 1, which all can read."""
+"""Newest version of the header. Files without codes are written in version 1: all can read it."""
 
 _LARGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
 

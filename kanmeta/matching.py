@@ -19,7 +19,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 """(student's output, teacher's output) -> a number."""
 
 LAYER_RATES, OUTPUT_RATES = (3e-3, 1e-3), (3e-4, 3e-4)
-"""Adam's rates of prompts and of meta-learners. Outputs sum up all edges: larger steps are noise."""
+"""Adam's rates of prompts and of meta-learners. Larger ones make outputs worse first."""
 
 _WARM_UP = 50  # steps: Adam's first ones are too long, and the start is good
 
@@ -30,7 +30,7 @@ _PATIENCE = 8  # looks without progress before it stops
 def resolve_loss(loss: "str | Loss | None", output: Tensor) -> tuple[str, Loss]:
     """Name and function of the loss.
 
-    None: ``"kl"`` for a matrix ``(N, C)`` of C >= 2 columns, taken for class scores, else ``"mse"``.
+    None: ``"kl"`` for a matrix ``(N, C)`` with C >= 2, taken for class scores, else ``"mse"``.
     """
     if loss is None:
         loss = "kl" if output.ndim == 2 and output.shape[1] >= 2 else "mse"
@@ -124,7 +124,7 @@ def relative_error(layer: nn.Module, call: Call) -> Tensor:
 def layer_errors(
     teacher: nn.Module, layers: Mapping[str, Binding], data: Batches
 ) -> dict[str, float]:
-    """Relative error of each layer's output over the held-out batches; what is not called is left out."""
+    """Relative error of each layer's output, held-out batches; of the layers that are called."""
     above: dict[str, float] = dict.fromkeys(layers, 0.0)
     below: dict[str, float] = dict.fromkeys(layers, 0.0)
     with watching(teacher, list(layers)) as calls:

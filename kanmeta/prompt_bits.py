@@ -53,7 +53,8 @@ def few_bit_prompts(model: nn.Module, bits: int) -> Iterator[nn.Module]:
             with torch.no_grad():
                 prompts.copy_(_looked_up(codebooks, codes).view(prompts.shape))
             if prompts.requires_grad:
-                stack.callback(prompts.register_hook(_tied(codes, codebooks.shape[1])).remove)
+                tie = _tied(codes, codebooks.shape[1])
+                stack.callback(prompts.register_hook(tie).remove)  # type: ignore[no-untyped-call]
         yield model
 
 
@@ -70,7 +71,7 @@ def _tied(codes: Tensor, levels: int) -> Any:
 
 
 def _quantised(prompts: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Codebooks ``(dim_z, levels)``, short ones filled up with their last number; codes (dim_z, E)."""
+    """Codebooks ``(dim_z, levels)``, short ones filled up, and codes ``(dim_z, E)``."""
     columns = prompts.detach().reshape(-1, prompts.shape[-1]).T.contiguous()
     found = [quantise(column, 2**bits) for column in columns]
     levels = max(len(book) for book, _ in found)
@@ -164,7 +165,8 @@ def decode(header: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
         )
         if int(codes.max()) >= books.shape[1]:
             raise CorruptCheckpointError(
-                f"{name}.codes go up to {int(codes.max())}; the codebook has {books.shape[1]} entries"
+                f"{name}.codes go up to {int(codes.max())}; "
+                f"the codebook has {books.shape[1]} entries"
             )
         tensors[name] = _looked_up(books, codes).view(*edges, dim_z)
 
