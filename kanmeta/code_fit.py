@@ -1,8 +1,8 @@
 """A meta-learner that decodes as well as the best linear code, or better.
 
 Works in the coordinates of :class:`kanmeta.linear_code.LinearCode`: targets x with unit spread
-along the first axis, codes u of unit spread. ``start`` makes a meta-learner that *is* the linear code;
-``improve`` bends it. Nothing here knows of models.
+along the first axis, codes u of unit spread. ``start`` makes a meta-learner that *is* the linear
+code; ``improve`` bends it. Nothing here knows of models.
 """
 
 import math

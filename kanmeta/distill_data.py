@@ -55,9 +55,7 @@ class Batches:
         if self._tensors is not None:
             rows = {len(t) if t.ndim else 0 for t in self._tensors}
             if len(rows) != 1 or 0 in rows:
-                raise PlanError(
-                    f"data has tensors of {sorted(rows)} rows: expected as many in each"
-                )
+                raise PlanError(f"data has tensors of {sorted(rows)} rows: expected one number > 0")
             number = rows.pop()
             order = torch.randperm(number, generator=generator)
             pieces = list(torch.split(order, batch))

@@ -1,4 +1,4 @@
-"""A trained KAN on (Fashion-)MNIST, distilled into one with a few numbers an edge, and stored small.
+"""A trained KAN on (Fashion-)MNIST, distilled into a few numbers an edge, and stored small.
 
     python -m recipes.distill_images --seed 0                     # trains the teacher first
     python -m recipes.distill_images --teacher kan.safetensors    # state_dict of [784, 32, 10]

@@ -325,3 +325,13 @@ def test_the_gradient_is_that_of_the_codebook_and_ends_with_the_context() -> Non
         kanmeta.few_bit_prompts(model, 5),
     ):
         pass
+
+
+def test_the_summary_says_how_many_bytes_an_edge_takes() -> None:
+    model = kanmeta.convert(kan(20, 30))
+    assert kanmeta.summary(model).edge_bytes_before == 36
+    assert kanmeta.summary(model).edge_bytes_after == 4
+    assert kanmeta.summary(model, prompt_bits=4).edge_bytes_after == 0.5
+    assert "36 -> 0.5 bytes" in str(kanmeta.summary(model, prompt_bits=4))
+    with pytest.raises(errors.CheckpointError):
+        kanmeta.summary(model, prompt_bits=7)
