@@ -251,7 +251,8 @@ def _solve(meta: MetaLearner, codes: Sequence[Tensor], targets: Targets) -> list
             h = torch.nn.functional.pad(h, (0, int(meta.has_bias)), value=1.0)
             normal += h.T @ h
             right += h.T @ targets(layer, rows).double()
-    ridge = 1e-9 * normal.diagonal().mean() + 1e-30
+    # Units that do nearly the same must not get huge weights of opposite sign.
+    ridge = 1e-5 * normal.diagonal().mean() + 1e-30
     solution = torch.linalg.solve(normal + ridge * torch.eye(size).to(normal), right)
     meta.weight2.copy_(solution[: meta.hidden].T)
     if meta.bias2 is not None:

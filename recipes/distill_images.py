@@ -34,7 +34,7 @@ EPOCHS = 20  # of teachers and of models trained from scratch, as in images_fc
 UNLABELLED = 100 * 128  # images
 EPOCH_STEPS = 469  # of 128 images
 # Width of the meta-learners of distilled models, one a layer: wide enough to bend, small in a file.
-HIDDEN = 32
+HIDDEN = 16
 BITS = (16, 8, 4, 3, 2)
 RUNS = ("none", "100 batches", "2 epochs")
 
@@ -94,7 +94,8 @@ def stored(
     """Bytes and accuracy of the file, before and, given images, after tuning the codebooks."""
 
     def saved(student: nn.Module) -> tuple[int, float]:
-        kanmeta.save(student, to, dtype=torch.float16, prompt_bits=bits)
+        # Not in half precision: an error of the meta-learner is common to all edges and adds up.
+        kanmeta.save(student, to, prompt_bits=bits)
         fresh = kanmeta.load(_build(options), to).to(data.labels.device)
         return to.stat().st_size, accuracy(fresh, data)
 
@@ -155,6 +156,17 @@ def run(args: argparse.Namespace, images: Any) -> None:
     }
     file = working / f"s{args.seed}.safetensors"
     pool = data.inputs(slice(0, data.train))
+    name = f"{args.dataset}-scratch-s{args.seed}"
+    if args.scratch and not (results / f"{name}.json").exists():
+        begin = time.perf_counter()
+        model = from_scratch(working / f"{name}.safetensors", data, args.seed)
+        options = dict(METAKAN.options)
+        files = [stored(model, options, data, pool, bits, file) for bits in BITS]
+        row = {"test_accuracy": accuracy(model, data), "dim_z": 1, "files": files}
+        row |= {"kind": "from scratch", "data_used": "all, with labels"}
+        row["seconds"] = round(time.perf_counter() - begin, 1)
+        write_json(results / f"{name}.json", common | row)
+        print(f"{name}: {row['test_accuracy']:.2f} %")
     for dim_z, what in [(z, w) for w in RUNS for z in args.dim_z]:
         name = f"{args.dataset}-z{dim_z}-{what.replace(' ', '')}-s{args.seed}"
         if (results / f"{name}.json").exists():
@@ -172,17 +184,6 @@ def run(args: argparse.Namespace, images: Any) -> None:
         row["seconds"] = round(time.perf_counter() - begin, 1)
         write_json(results / f"{name}.json", common | row)
         print(f"{name}: {common['teacher']['test_accuracy']:.2f} -> {row['test_accuracy']:.2f} %")
-    name = f"{args.dataset}-scratch-s{args.seed}"
-    if args.scratch and not (results / f"{name}.json").exists():
-        begin = time.perf_counter()
-        model = from_scratch(working / f"{name}.safetensors", data, args.seed)
-        options = dict(METAKAN.options)
-        files = [stored(model, options, data, pool, bits, file) for bits in BITS]
-        row = {"test_accuracy": accuracy(model, data), "dim_z": 1, "files": files}
-        row |= {"kind": "from scratch", "data_used": "all, with labels"}
-        row["seconds"] = round(time.perf_counter() - begin, 1)
-        write_json(results / f"{name}.json", common | row)
-        print(f"{name}: {row['test_accuracy']:.2f} %")
     (results / "README.md").write_text(table(results))
 
 
@@ -228,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dataset", choices=DATASETS, default="fashion-mnist")
     parser.add_argument("--teacher", type=Path, metavar="FILE", help="a trained model")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--dim-z", type=int, nargs="+", default=[1, 2, 4], metavar="N")
+    parser.add_argument("--dim-z", type=int, nargs="*", default=[1, 2, 4], metavar="N")
     parser.add_argument("--scratch", action="store_true", help="and a model trained from scratch")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="where the data set is")
     parser.add_argument("--download", action="store_true", help="fetch the data set if needed")
