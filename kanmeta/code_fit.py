@@ -134,8 +134,10 @@ def improve(
         else:
             meta.load_state_dict(before)
 
-    # Two halves: should the second, from a good start, go wrong, the first is kept.
-    for part in (steps // 2, steps - steps // 2):
+    # Two halves: should the second, from a good start, go wrong, the first is kept. Of very many
+    # edges only a sample is fitted, and one pass over all of them costs more than the steps.
+    sampled = sum(map(len, codes)) > _SAMPLE
+    for part in (steps,) if sampled else (steps // 2, steps - steps // 2):
         keep_if_better(lambda part=part: _descend(meta, codes, targets, part, generator, tick))  # type: ignore[misc]
         keep_if_better(lambda: _solve(meta, codes, targets))
         keep_if_better(lambda: _each_edge(meta, codes, targets))
