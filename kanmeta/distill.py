@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kanmeta import code_stage, matching
 from kanmeta.access import complete_layers
+from kanmeta.codebook import BITS
 from kanmeta.distill_data import Batches
 from kanmeta.distill_report import DistillReport, LayerReport, Stage
 from kanmeta.errors import PlanError
@@ -41,6 +42,7 @@ def distill(
     data: Tensor | Iterable[Any] | None = None,
     loss: str | Loss | None = None,
     from_student: bool = False,
+    prompt_bits: int | None = None,
     fit_steps: int = 600,
     layer_steps: int = 300,
     steps: int = 1000,
@@ -67,6 +69,9 @@ def distill(
             which are taken for class scores, else mean squared error.
         from_student: go on from the student as it is, for instance one with few-bit prompts
             (:func:`kanmeta.few_bit_prompts`): only match layers and outputs, copy nothing.
+        prompt_bits: 8, 4, 3 or 2: a last stage of ``steps`` steps in which every prompt is rounded
+            to a codebook of its layer. Codes, codebooks and meta-learners are trained together, so
+            that ``save`` with as many bits loses nothing. Needs data.
         fit_steps: steps of the fit to the coefficients.
         layer_steps: steps of matching layers.
         steps: steps of matching outputs.
@@ -85,8 +90,10 @@ def distill(
     """
     begin = time.perf_counter()
     layers = complete_layers(student)
-    if from_student and data is None:
-        raise PlanError("from_student=True leaves only the stages that need data: pass data=")
+    if (from_student or prompt_bits is not None) and data is None:
+        raise PlanError("from_student and prompt_bits ask for stages that need data: pass data=")
+    if prompt_bits is not None and prompt_bits not in BITS:
+        raise PlanError(f"prompt_bits={prompt_bits!r}: expected one of 2, 3, 4, 8, or None")
     plain = plain_teacher(teacher)
     with matching.evaluating(student, plain):
         check_teacher(student, plain, layers)
@@ -97,11 +104,16 @@ def distill(
         with put_back_on_failure(student):
             work = _Work(student, plain, layers, batches, generator)
             total = 0 if from_student else fit_steps * len(work.clusters)
-            total += 0 if data is None else layer_steps + steps
+            total += 0 if data is None else layer_steps + steps * (1 + (prompt_bits is not None))
             with _bar(total, progress) as tick:
                 if not from_student:
                     work.coefficients(fit_steps, tick)
-                name = None if batches is None else work.data(loss, layer_steps, steps, tick)
+                name = None
+                if batches is not None:
+                    few = from_student and prompt_bits is not None  # straight to the last stage
+                    name = work.data(loss, 0 if few else layer_steps, 0 if few else steps, tick)
+                if prompt_bits is not None:
+                    work.few_bits(loss, prompt_bits, steps, tick)
             report = work.report(name, time.perf_counter() - begin)
     _log.info("distilled:\n%s", report)
     return report
@@ -180,6 +192,20 @@ class _Work:
         )
         self._stage(f"outputs ({name})", start, note)
         return name
+
+    def few_bits(
+        self, loss: str | Loss | None, bits: int, steps: int, tick: Callable[[], object]
+    ) -> None:
+        """Match outputs with prompts of few bits."""
+        assert self.batches is not None
+        start = time.perf_counter()
+        with torch.no_grad():
+            output = first_tensor(self.teacher(*self.batches.held_out[0]))
+        name, function = matching.resolve_loss(loss, output)
+        note = matching.match_outputs(
+            self.student, self.teacher, self.layers, self.batches, function, steps, tick, bits
+        )
+        self._stage(f"outputs ({name}), {bits} bits", start, note)
 
     @torch.no_grad()
     def _held_out(self, loss: Loss) -> float:

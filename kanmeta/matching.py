@@ -12,13 +12,14 @@ from kanmeta.distill_data import Batches
 from kanmeta.errors import PlanError
 from kanmeta.execution import Binding
 from kanmeta.layer_metric import Call, first_tensor, watching
+from kanmeta.rounded import RoundedPrompts
 
 __all__ = ["Loss", "evaluating", "layer_errors", "match_layers", "match_outputs", "resolve_loss"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(student's output, teacher's output) -> a number."""
 
-LAYER_RATES, OUTPUT_RATES = (3e-3, 1e-3), (3e-4, 3e-4)
+LAYER_RATES, OUTPUT_RATES, FEW_BIT_RATES = (3e-3, 1e-3), (3e-4, 3e-4), (3e-3, 3e-4)
 """Adam's rates of prompts and of meta-learners. Larger ones make outputs worse first."""
 
 _WARM_UP = 50  # steps: Adam's first ones are too long, and the start is good
@@ -76,15 +77,20 @@ def match_outputs(
     loss: Loss,
     steps: int,
     tick: Callable[[], object],
+    bits: int | None = None,
 ) -> str:
-    """Train prompts and meta-learners so that the student's outputs are the teacher's."""
+    """Train prompts and meta-learners so that the student's outputs are the teacher's.
+
+    With ``bits``, prompts are rounded to a codebook at every step, and stay so.
+    """
 
     def objective(batch: tuple[Tensor, ...]) -> Tensor:
         with torch.no_grad():
             target = first_tensor(teacher(*batch))
         return loss(first_tensor(student(*batch)), target)
 
-    return _train(list(layers.values()), objective, data, OUTPUT_RATES, steps, tick)
+    rates = OUTPUT_RATES if bits is None else FEW_BIT_RATES
+    return _train(list(layers.values()), objective, data, rates, steps, tick, bits)
 
 
 def match_layers(
@@ -146,6 +152,7 @@ def _train(
     rates: tuple[float, float],
     steps: int,
     tick: Callable[[], object],
+    bits: int | None = None,
 ) -> str:
     """Adam on a cosine schedule; what was best on the held-out batches is what stays."""
     if steps == 0:
@@ -153,7 +160,11 @@ def _train(
     prompts = list({id(b.prompts): b.prompts for b in layers}.values())
     metas = list({id(p): p for b in layers for p in b.meta_learner.parameters()}.values())
     everything = [*prompts, *metas]
-    groups = [{"params": prompts, "lr": rates[0]}, {"params": metas, "lr": rates[1]}]
+    rounded = None if bits is None else RoundedPrompts(prompts, bits)
+    if rounded is not None:
+        rounded.write()
+    trained = prompts if rounded is None else rounded.latent
+    groups = [{"params": trained, "lr": rates[0]}, {"params": metas, "lr": rates[1]}]
     optimizer = torch.optim.Adam(groups)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
@@ -170,9 +181,13 @@ def _train(
             loss = objective(next(batches))
             optimizer.zero_grad()
             torch.autograd.backward(loss, inputs=everything)
+            if rounded is not None:
+                rounded.pass_gradients()
             optimizer.step()
             schedule.step()
             tick()
+            if rounded is not None:
+                rounded.write()
             if step % _CHECK == 0 or step == steps:
                 now = _held_out(objective, data)
                 if now < best:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -414,3 +415,30 @@ def test_only_the_named_example_needs_no_data() -> None:
         assert kanmeta.prompts(model)
     with pytest.raises(errors.PlanError, match="data is a str"):
         case(EXAMPLE).convert(case(EXAMPLE).model(), distill="yes")
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_codes_can_be_trained(bits: int, tmp_path: Path) -> None:
+    """Better than codebooks alone, and what is trained is what the file holds."""
+    teacher, x = trained()
+    student = kanmeta.convert(kan(8, 12, 3), dim_z=2, hidden=16)
+    kanmeta.distill(student, teacher, data=x, loss="mse", **FAST)
+    rounded = copy.deepcopy(student)
+    with kanmeta.few_bit_prompts(rounded, bits), torch.no_grad():
+        before = float((rounded(x) - teacher(x)).norm())
+    report = kanmeta.distill(
+        student, teacher, data=x, loss="mse", from_student=True, prompt_bits=bits, steps=400,
+        progress=False,
+    )  # fmt: skip
+    assert [stage.name for stage in report.stages] == [f"outputs (mse), {bits} bits"]
+    with torch.no_grad():
+        assert float((student(x) - teacher(x)).norm()) < 0.7 * before
+    for z in kanmeta.prompts(student).values():
+        assert all(len(column.unique()) <= 2**bits for column in z.detach().reshape(-1, 2).T)
+    kanmeta.save(student, tmp_path / "m.safetensors", prompt_bits=bits)
+    fresh = kanmeta.load(kan(8, 12, 3), tmp_path / "m.safetensors")
+    torch.testing.assert_close(fresh(x), student(x), rtol=1e-5, atol=1e-6)
+    with pytest.raises(errors.PlanError, match="expected one of"):
+        kanmeta.distill(student, teacher, data=x, prompt_bits=5)
+    with pytest.raises(errors.PlanError, match="pass data="):
+        kanmeta.distill(student, teacher, prompt_bits=4)
