@@ -9,8 +9,11 @@ from kanmeta.access import coefficients, meta_learners, param_groups, prompts
 from kanmeta.adapter import Adapter, Container, Slot
 from kanmeta.api import convert, materialize, plan
 from kanmeta.checkpoint import load, save
+from kanmeta.distill import distill
+from kanmeta.distill_report import DistillReport
 from kanmeta.meta import MetaLearner
 from kanmeta.plan import Plan
+from kanmeta.prompt_bits import few_bit_prompts
 from kanmeta.registry import adapter_for, register_adapter
 from kanmeta.report import summary
 from kanmeta.switch import set_execution
@@ -20,6 +23,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Adapter",
     "Container",
+    "DistillReport",
     "MetaLearner",
     "Plan",
     "Slot",
@@ -27,7 +31,9 @@ __all__ = [
     "adapter_for",
     "coefficients",
     "convert",
+    "distill",
     "errors",
+    "few_bit_prompts",
     "load",
     "materialize",
     "meta_learners",

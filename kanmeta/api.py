@@ -1,16 +1,20 @@
 """The verbs: ``plan``, ``convert``, ``materialize``."""
 
+import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kanmeta import initialise
 from kanmeta.access import converted_layers
 from kanmeta.adapter import Adapter
 from kanmeta.clusters import Clusters
 from kanmeta.discovery import Filter
+from kanmeta.distill import distill as run_distill
 from kanmeta.errors import LargerModelWarning, PlanError, SkippedLayerWarning
 from kanmeta.initialise import LayerInit
 from kanmeta.meta import MetaLearner
@@ -79,6 +83,7 @@ def convert(
     include: Filter | None = None,
     exclude: Filter | None = None,
     example_inputs: Sequence[object] | None = None,
+    distill: bool | Tensor | Iterable[Any] | None = None,
     generator: torch.Generator | None = None,
 ) -> nn.Module:
     """Turn the KAN layers of ``model`` into MetaKAN layers, in place.
@@ -86,7 +91,7 @@ def convert(
     The coefficients w_e of every edge e are replaced by a prompt z_e and generated as
     w_e = offset + scale * M(z_e) by a meta-learner M that the layers of a cluster share (MetaKAN,
     ICML 2025, Eq. 8 and 13). The library's own forward runs unchanged. What the layers had learnt
-    is not kept. Create optimisers afterwards: the old Parameters are gone.
+    is only kept with ``distill``. Create optimisers afterwards: the old Parameters are gone.
 
     Args:
         model: any module that contains layers an adapter knows; it may be one itself.
@@ -110,6 +115,10 @@ def convert(
         exclude: likewise, convert all but these.
         example_inputs: positional arguments of ``model.forward``. Only needed to tell the order of
             layers where the model cannot be traced.
+        distill: keep what the layers have learnt: True, from their coefficients alone, or inputs
+            without labels, much better: a tensor, a tuple of them or an iterable of batches. See
+            :func:`kanmeta.distill`, which takes more arguments and returns a report; here it is
+            logged. An interruption leaves the model converted, the best state so far in it.
         generator: CPU generator for the first values; default: torch's global one.
 
     Returns:
@@ -151,12 +160,29 @@ def convert(
         warnings.warn(planned.notes[-1], LargerModelWarning, stacklevel=2)
     for text in planned.skipped:
         warnings.warn(f"left as it is: {text}", SkippedLayerWarning, stacklevel=2)
-    return apply_plan(model, planned, generator)
+    if distill is None or distill is False:
+        apply_plan(model, planned, generator)
+        return model
+    teacher = copy.deepcopy(model)
+    undo = apply_plan(model, planned, generator)
+    try:
+        data = None if distill is True else distill
+        run_distill(model, teacher, data=data, generator=generator)
+    except Exception:
+        undo()
+        raise
+    return model
 
 
 @torch.inference_mode(False)
-def apply_plan(model: nn.Module, planned: Plan, generator: torch.Generator | None) -> nn.Module:
-    """Draw first values and install them; nothing is touched before all values exist."""
+def apply_plan(
+    model: nn.Module, planned: Plan, generator: torch.Generator | None
+) -> Callable[[], None]:
+    """Draw first values and install them; nothing is touched before all values exist.
+
+    Returns:
+        A function that undoes it.
+    """
     mode = planned.settings.execution
     ready: dict[str, Installation] = {}
     for cluster in planned.clusters:
@@ -166,13 +192,10 @@ def apply_plan(model: nn.Module, planned: Plan, generator: torch.Generator | Non
             layer.name: (layer.name, model.get_submodule(layer.name), layer.spec, value, meta, mode)
             for layer, value in zip(members, values, strict=True)
         }
-    undo = install([ready[layer.name] for layer in planned.layers])
-    try:
-        install_containers(model, planned.settings.drop_dead)
-    except BaseException:
-        undo()
-        raise
-    return model
+    with ExitStack() as undo:
+        undo.callback(install([ready[layer.name] for layer in planned.layers]))
+        undo.callback(install_containers(model, planned.settings.drop_dead))
+        return undo.pop_all().close
 
 
 def _draw(

@@ -17,9 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from kanmeta import archive, restore
 from kanmeta import header as headers
-from kanmeta import restore
 from kanmeta.adapter import Adapter
+from kanmeta.codebook import BITS
 from kanmeta.discovery import refuse_conflicts, refuse_wrapped
 from kanmeta.errors import (
     AlreadyConvertedError,
@@ -28,6 +29,7 @@ from kanmeta.errors import (
 )
 from kanmeta.extra_state import moved_attributes, restore_containers
 from kanmeta.plain import CONSTANTS
+from kanmeta.prompt_bits import check_bits, decode, decoded_shapes, encode
 from kanmeta.surgery import bindings, install, install_containers
 
 __all__ = ["load", "save"]
@@ -36,7 +38,11 @@ _log = logging.getLogger(__name__)
 
 
 def save(
-    model: nn.Module, path: str | os.PathLike[str], *, dtype: torch.dtype | None = None
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype | None = None,
+    prompt_bits: int | None = None,
 ) -> None:
     """Write a converted model to one safetensors file.
 
@@ -47,21 +53,31 @@ def save(
         path: the file; its folder must exist.
         dtype: what to store floating-point tensors in, e.g. ``torch.float16``; default: as they
             are. The constants scale and offset, a few numbers a layer, are stored as they are.
+        prompt_bits: 8, 4, 3 or 2: prompts become codes of so many bits, with an optimal codebook
+            for each layer and each number of a prompt, and the file is compressed as a whole.
+            16: prompts are stored as float16. Default: as ``dtype`` says.
 
     Raises:
         NothingToConvertError: the model is not converted.
         SharingError: a meta-learner in use is not part of ``model``.
-        CheckpointError: ``dtype`` is no floating-point type, or the model's state holds something
-            that is no tensor.
+        CheckpointError: ``dtype`` is no floating-point type, ``prompt_bits`` is another number or
+            too few for prompts that are not finite, or the model's state holds something that is
+            no tensor.
         OSError: the file cannot be written.
     """
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise CheckpointError(
             f"dtype={dtype!r}: expected a floating-point torch.dtype such as torch.float16, or None"
         )
+    check_bits(prompt_bits)
+    coded = prompt_bits in BITS
     target = Path(os.path.realpath(path))  # follow a link instead of replacing it
-    metadata = {"kanmeta": json.dumps(headers.describe(model), separators=(",", ":"))}
+    described = headers.describe(model, prompt_bits if coded else None)
+    metadata = {"kanmeta": json.dumps(described, separators=(",", ":"))}
     tensors, aliases = _tensors(model, dtype)
+    if prompt_bits is not None:
+        prompts = {f"{n}.prompts".lstrip("."): b.prompts for n, b in bindings(model)}
+        encode(tensors, prompts, prompt_bits, dtype)
     if aliases:
         metadata["aliases"] = json.dumps(aliases, separators=(",", ":"))
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
@@ -69,7 +85,11 @@ def save(
         partial.touch()
         like = target if target.exists() else partial
         mode = like.stat().st_mode & 0o777  # safetensors would make it readable to its owner only
-        save_file(tensors, partial, metadata)
+        if coded:
+            outer = {key: described[key] for key in ("format", "kanmeta")}
+            archive.write(tensors, metadata, partial, json.dumps(outer, separators=(",", ":")))
+        else:
+            save_file(tensors, partial, metadata)
         partial.chmod(mode)
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
@@ -114,15 +134,21 @@ def load(
             "load expects a freshly built, unconverted model and converts it itself; build a new "
             "one, or call kanmeta.materialize(model) first"
         )
-    header, aliases, shapes = headers.read(Path(path))
+    header, aliases, stored, packed = headers.read(Path(path))
+    shapes = decoded_shapes(header, stored)
     try:
         found = restore.match_layers(model, header, adapters)
         refuse_conflicts(model, found)
         skipped = _compare(restore.expected_shapes(model, header, found), shapes, aliases, strict)
     except ModelMismatchError as error:
         raise ModelMismatchError(f"{path} does not belong to this model:\n{error}") from None
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in shapes if name not in skipped}
+    if packed is not None:
+        tensors = archive.content(Path(path), *packed)
+        decode(header, tensors)
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in skipped}
+    else:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in shapes if name not in skipped}
     tensors |= {alias: tensors[name] for alias, name in aliases.items() if name in tensors}
     ready = restore.installations(header, found, tensors)
     attributes = restore.attributes(header, found, tensors)

@@ -4,6 +4,7 @@ Stored in the safetensors metadata under ``"kanmeta"``; ``"aliases"`` beside it 
 """
 
 import json
+import math
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from kanmeta import archive
 from kanmeta.access import complete_layers, meta_learners
+from kanmeta.codebook import BITS
 from kanmeta.errors import (
-    CheckpointError,
     CorruptCheckpointError,
     ForeignCheckpointError,
     VersionError,
@@ -26,8 +28,8 @@ from kanmeta.surgery import FROZEN
 
 __all__ = ["FORMAT", "Header", "describe", "read"]
 
-FORMAT = 1
-"""Version of the header that this code writes; it reads this and every earlier one."""
+FORMAT = 2
+"""Newest version of the header. Files without codes are written in version 1: all can read it."""
 
 _LARGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
 
@@ -39,21 +41,31 @@ class Header(NamedTuple):
         conversion: see :func:`describe`.
         aliases: name -> stored name, for tensors of the model that are one and the same.
         shapes: stored name -> shape.
+        archive: where the tensor that holds the others begins and how many bytes they are; None
+            where they lie in the file itself. See :mod:`kanmeta.archive`.
     """
 
     conversion: dict[str, Any]
     aliases: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
+    archive: tuple[int, int] | None = None
 
 
-def describe(model: nn.Module) -> dict[str, Any]:
-    """Return the JSON object that says how ``model`` was converted."""
+def describe(model: nn.Module, prompt_bits: int | None = None) -> dict[str, Any]:
+    """Return the JSON object that says how ``model`` was converted.
+
+    Args:
+        model: a converted model.
+        prompt_bits: width of the codes that stand for prompts, if they do.
+    """
     layers = complete_layers(model)
     metas = meta_learners(model)
     index = {meta: number for number, meta in enumerate(metas.values())}
+    coded = {} if prompt_bits is None else {"prompt_bits": prompt_bits}
     return {
-        "format": FORMAT,
+        "format": 1 if prompt_bits is None else 2,
         "kanmeta": version("kanmeta"),
+        **coded,
         "meta_learners": [
             {
                 "layer": owner,
@@ -107,18 +119,34 @@ def read(path: Path) -> Header:
             f"{path} is truncated: expected a header of {length} bytes, found {size - 8}. "
             "Copy or save it again"
         )
-    try:
-        entries = json.loads(start)
-        metadata = entries.pop("__metadata__", {})
-        shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
-        expected = 8 + length + max((e["data_offsets"][1] for e in entries.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise CorruptCheckpointError(f"{path} has a damaged header: {error!r}") from error
+    shapes, metadata, end = _entries(path, start)
+    expected = 8 + length + end
     if size != expected:
         raise CorruptCheckpointError(
             f"{path} is truncated or damaged: expected {expected} bytes, found {size}. "
             "Copy or save it again"
         )
+    packed = None
+    header = _conversion(path, metadata)
+    if [*shapes] == [archive.NAME]:
+        inner = archive.inner_header(path, 8 + length)
+        shapes, metadata, end = _entries(path, inner[8:])
+        packed = (8 + length, len(inner) + end)
+        header = _conversion(path, metadata)
+    try:
+        aliases = json.loads(metadata.get("aliases", "{}"))
+        _check_header(header)
+        _expect(("prompt_bits" in header) == (packed is not None), header.get("prompt_bits"))
+        _expect(type(aliases) is dict and all(map(shapes.__contains__, aliases.values())), aliases)
+        with safe_open(path, framework="pt"):
+            pass
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, SafetensorError) as error:
+        raise CorruptCheckpointError(f"{path} has a damaged header: {error!r}") from error
+    return Header(header, aliases, shapes, packed)
+
+
+def _conversion(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Our JSON object from the metadata of a file, of a format that can be read."""
     if "kanmeta" not in metadata:
         raise ForeignCheckpointError(
             f"{path} is a safetensors file, but kanmeta.save did not write it: expected 'kanmeta' "
@@ -126,23 +154,35 @@ def read(path: Path) -> Header:
             "is loaded before convert, with the library's own means"
         )
     try:
-        header = json.loads(metadata["kanmeta"])
-        aliases = json.loads(metadata.get("aliases", "{}"))
+        header: dict[str, Any] = json.loads(metadata["kanmeta"])
         found = header["format"]
-        if isinstance(found, int) and found > FORMAT:
-            raise VersionError(
-                f"{path} has format {found}, written by kanmeta {header.get('kanmeta')}; this "
-                f"version reads formats up to {FORMAT}. Upgrade: pip install -U kanmeta"
-            )
-        _check_header(header)
-        _expect(type(aliases) is dict and all(map(shapes.__contains__, aliases.values())), aliases)
-        with safe_open(path, framework="pt"):
-            pass
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, SafetensorError) as error:
-        if isinstance(error, CheckpointError):
-            raise
+    except (ValueError, KeyError, TypeError) as error:
         raise CorruptCheckpointError(f"{path} has a damaged header: {error!r}") from error
-    return Header(header, aliases, shapes)
+    if isinstance(found, int) and found > FORMAT:
+        raise VersionError(
+            f"{path} has format {found}, written by kanmeta {header.get('kanmeta')}; this "
+            f"version reads formats up to {FORMAT}. Upgrade: pip install -U kanmeta"
+        )
+    return header
+
+
+def _entries(path: Path, text: bytes) -> tuple[dict[str, tuple[int, ...]], dict[str, str], int]:
+    """Shapes, metadata and end of the data from the JSON text of a safetensors header."""
+    try:
+        entries = json.loads(text)
+        metadata = entries.pop("__metadata__", {})
+        shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
+        spans = {name: tuple(entry["data_offsets"]) for name, entry in entries.items()}
+        sizes = [n for pair in (*shapes.values(), *spans.values()) for n in pair]
+        _expect(all(type(n) is int and n >= 0 for n in sizes), sizes)
+        # No numbers are wider than 16 bytes, and there are no holes: shapes bound the memory.
+        lengths = {name: end - start for name, (start, end) in spans.items()}
+        _expect(all(0 <= lengths[n] <= 16 * math.prod(shapes[n]) for n in shapes), spans)
+        _expect(sum(lengths.values()) == max((end for _, end in spans.values()), default=0), spans)
+        last = max((end for _, end in spans.values()), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise CorruptCheckpointError(f"{path} has a damaged header: {error!r}") from error
+    return shapes, metadata, last
 
 
 _META = {
@@ -177,6 +217,7 @@ def _check_header(header: Mapping[str, Any]) -> None:
         for entry in entries:
             _expect(type(entry) is dict and entry.keys() == fields.keys(), entry)
             _expect(all(type(entry[key]) is kind for key, kind in fields.items()), entry)
+    _expect(header.get("prompt_bits") in (None, *BITS), header.get("prompt_bits"))
     for meta in metas:
         _expect(min(meta["dim_z"], meta["hidden"], meta["dim_w"]) >= 1, meta)
         _expect(meta["activation"] in ACTIVATIONS, meta)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from kanmeta.access import complete_layers
 from kanmeta.execution import Binding
+from kanmeta.prompt_bits import check_bits
 
 __all__ = ["LayerSummary", "Summary", "summary"]
 
@@ -37,6 +38,9 @@ class Summary:
         parameters_before, parameters_after: all Parameters, frozen ones included.
         trainable_before, trainable_after: those that require gradients.
         bytes_before, bytes_after: parameters, gradients and Adam's moments, in bytes.
+        edge_bytes_before, edge_bytes_after: stored bytes of an edge, mean over the layers' edges:
+            of its coefficients, and of its prompt in a file. Meta-learners are not counted, nor
+            what compression of a file of few-bit prompts takes off further.
     """
 
     layers: tuple[LayerSummary, ...]
@@ -48,6 +52,8 @@ class Summary:
     trainable_after: int
     bytes_before: int
     bytes_after: int
+    edge_bytes_before: float
+    edge_bytes_after: float
 
     def __str__(self) -> str:
         """Table with one line a layer and the totals."""
@@ -79,21 +85,27 @@ class Summary:
             f"parameters, gradients and Adam: {self.bytes_before:,} -> {self.bytes_after:,} bytes "
             f"({self.bytes_before / max(self.bytes_after, 1):.2f}x). Activations are not counted."
         )
+        lines.append(
+            f"an edge in a file: {self.edge_bytes_before:.4g} -> {self.edge_bytes_after:.4g} bytes"
+        )
         return "\n".join(lines)
 
 
-def summary(model: nn.Module) -> Summary:
+def summary(model: nn.Module, *, prompt_bits: int | None = None) -> Summary:
     """Compare a converted model with the model it came from.
 
     Args:
         model: a converted model.
+        prompt_bits: of the file whose bytes an edge are wanted, see :func:`kanmeta.save`.
 
     Returns:
         A printable record.
 
     Raises:
         NothingToConvertError: the model is not converted.
+        CheckpointError: prompts cannot be stored in ``prompt_bits`` bits.
     """
+    check_bits(prompt_bits)
     layers = complete_layers(model)
     before = [_coefficients(binding) for binding in layers.values()]
     ours = {binding.prompts for binding in layers.values()}
@@ -103,6 +115,14 @@ def summary(model: nn.Module) -> Summary:
     replaced = sum(before, _Count())
     kept = everything - _Count.of((p, p.requires_grad) for p in ours)
     original = kept + replaced
+    edges = sum(b.spec.edges for b in layers.values())
+    stored = sum(
+        b.prompts.numel() * (prompt_bits or 8 * b.prompts.element_size()) / 8
+        for b in layers.values()
+    )
+    plain = sum(
+        n.total * b.prompts.element_size() for n, b in zip(before, layers.values(), strict=True)
+    )
     return Summary(
         layers=tuple(
             LayerSummary(
@@ -118,6 +138,8 @@ def summary(model: nn.Module) -> Summary:
         trainable_after=everything.trainable,
         bytes_before=original.bytes,
         bytes_after=everything.bytes,
+        edge_bytes_before=plain / edges,
+        edge_bytes_after=stored / edges,
     )
 
 

@@ -1,0 +1,122 @@
+"""From the coefficients of a cluster's layers to prompts and a meta-learner."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from kanmeta import code_fit
+from kanmeta.errors import PlanError
+from kanmeta.execution import Binding
+from kanmeta.initialise import PROMPT_SPREAD, STEP
+from kanmeta.linear_code import LinearCode, blocks, linear_code, squared_error
+from kanmeta.meta import MetaLearner
+
+__all__ = ["Coded", "code", "layer_error", "write"]
+
+
+class Coded(NamedTuple):
+    """What to write into a cluster: in the coordinates of ``axes``, see :mod:`kanmeta.code_fit`."""
+
+    axes: LinearCode
+    meta: MetaLearner
+    codes: list[Tensor]
+    constant: Tensor
+
+
+def code(
+    layers: Sequence[Binding],
+    coefficients: Sequence[Tensor],
+    metric: Tensor | None,
+    steps: int,
+    generator: torch.Generator | None,
+    tick: Callable[[], object],
+) -> Coded:
+    """Find prompts and meta-learner of layers that share one.
+
+    Args:
+        layers: of the cluster.
+        coefficients: of each, ``(E, dim_w)``.
+        metric: see :func:`kanmeta.linear_code.linear_code`.
+        steps: of the fit after the linear code; 0 leaves the linear code.
+        generator, tick: see :func:`kanmeta.code_fit.improve`.
+
+    Raises:
+        PlanError: the meta-learner is too narrow for a linear code, or a coefficient is not finite.
+    """
+    meta = layers[0].meta_learner
+    needed = min(meta.dim_z, meta.dim_w)
+    if meta.hidden < needed:
+        raise PlanError(
+            f"hidden={meta.hidden} is too narrow for {needed} numbers per edge: a linear code "
+            f"needs hidden >= min(dim_z, dim_w) = {needed}; {2 * needed} or more is better"
+        )
+    for binding, w in zip(layers, coefficients, strict=True):
+        if not all(bool(w[rows].isfinite().all()) for rows in blocks(len(w))):
+            raise PlanError(
+                f"coefficients of the teacher's {binding.name or '(root)'} are not finite"
+            )
+    exact = meta.dim_z >= meta.dim_w  # rounding is smallest without a metric
+    found = linear_code(coefficients, meta.dim_z, None if exact else metric)
+    work = torch.float64 if coefficients[0].dtype == torch.float64 else torch.float32
+
+    def targets(layer: int, rows: slice | Tensor) -> Tensor:
+        return found.targets(coefficients[layer][rows], layer).to(work)
+
+    axes = found.axes.to(work)
+    linear = [
+        torch.cat([targets(i, rows) @ axes for rows in blocks(len(w))])
+        for i, w in enumerate(coefficients)
+    ]
+    unit, codes, constant = code_fit.start(
+        axes, linear, meta.dim_z, meta.hidden, meta.activation, meta.has_bias
+    )
+    if not exact:
+        code_fit.improve(
+            unit, codes, lambda i, rows: targets(i, rows) - constant, steps, generator, tick
+        )
+    return Coded(found, unit, codes, constant)
+
+
+@torch.no_grad()
+def write(layers: Sequence[Binding], coded: Coded) -> None:
+    """Put a code into converted layers and their meta-learner.
+
+    The prompts get the spread, and the constant ``scale`` the size, that suit training; see
+    :func:`kanmeta.initialise.draw`. Both are powers of two: nothing is rounded by them.
+    """
+    meta, unit, axes = layers[0].meta_learner, coded.meta, coded.axes
+    fan_in = math.exp(sum(math.log(b.spec.fan_in) for b in layers) / len(layers))
+    scale = 2.0 ** round(math.log2(STEP / (meta.hidden * math.sqrt(fan_in))))
+    spread = 2.0 ** round(math.log2(PROMPT_SPREAD))
+    back = axes.inverse * axes.spread  # w = mean + x @ back
+    meta.weight1.copy_(unit.weight1 / spread)
+    meta.weight2.copy_((back.T @ unit.weight2.to(back)) / scale)
+    if meta.bias1 is not None and meta.bias2 is not None:
+        assert unit.bias1 is not None
+        assert unit.bias2 is not None
+        meta.bias1.copy_(unit.bias1)
+        meta.bias2.copy_((unit.bias2.to(back) @ back) / scale)
+    for binding, mean, u in zip(layers, axes.means, coded.codes, strict=True):
+        binding.prompts.copy_((u * spread).view(binding.prompts.shape))
+        layer_scale, offset = binding.layer.coefficient_scale, binding.layer.coefficient_offset
+        assert isinstance(layer_scale, Tensor)
+        assert isinstance(offset, Tensor)
+        layer_scale.fill_(scale)
+        offset.copy_(mean + coded.constant.to(back) @ back)
+
+
+@torch.no_grad()
+def layer_error(binding: Binding, coefficients: Tensor) -> float:
+    """Sum of squared differences of the generated coefficients from ``(E, dim_w)``."""
+    if binding.map is not None:
+        return squared_error(binding.coefficients().reshape(coefficients.shape), coefficients)
+    z = binding.prompts.reshape(-1, binding.prompts.shape[-1])
+    constants = binding.layer.coefficient_scale, binding.layer.coefficient_offset
+    total = 0.0
+    for rows in blocks(len(z)):
+        made = binding.meta_learner(z[rows], *constants)
+        total += float((made.double() - coefficients[rows].double()).square().sum())
+    return total

@@ -1,0 +1,100 @@
+"""Batches of inputs for distilling, from tensors or from a loader."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kanmeta.errors import PlanError
+
+__all__ = ["Batches"]
+
+_MOST_HELD_OUT = 8
+
+
+class Batches:
+    """Inputs of a model: a few batches held out, the others again and again.
+
+    Args:
+        data: a tensor of inputs; a tuple of tensors, the positional arguments of the model's
+            forward, with as many rows each; or an iterable of batches, such as a ``DataLoader``,
+            whose items are a tensor or a tuple or list that starts with one: labels are ignored.
+        batch: rows of a batch, where ``data`` is tensors.
+        device: where batches go.
+        generator: of the order, where ``data`` is tensors.
+
+    Attributes:
+        held_out: up to 8 batches, a tenth of the data if that is less, at least one. Of a single
+            batch, that batch.
+    """
+
+    def __init__(
+        self,
+        data: Tensor | Iterable[Any],
+        batch: int,
+        device: torch.device,
+        generator: torch.Generator | None,
+    ) -> None:
+        """See the class."""
+        self._device, self._generator = device, generator
+        self._tensors: tuple[Tensor, ...] | None = None
+        self._loader: Iterable[Any] = ()
+        if isinstance(data, Tensor):
+            self._tensors = (data,)
+        elif isinstance(data, tuple) and data and all(isinstance(t, Tensor) for t in data):
+            self._tensors = data
+        elif isinstance(data, Iterable) and not isinstance(data, str | bytes | dict):
+            self._loader = data
+        else:
+            raise PlanError(
+                f"data is a {type(data).__name__}: expected a tensor of inputs, a tuple of tensors "
+                "or an iterable of batches such as a DataLoader"
+            )
+        if self._tensors is not None:
+            rows = {len(t) if t.ndim else 0 for t in self._tensors}
+            if len(rows) != 1 or 0 in rows:
+                raise PlanError(f"data has tensors of {sorted(rows)} rows: expected one number > 0")
+            number = rows.pop()
+            order = torch.randperm(number, generator=generator)
+            pieces = list(torch.split(order, batch))
+            held = min(_MOST_HELD_OUT, max(1, len(pieces) // 10))
+            self._pieces = torch.cat(pieces[held:]) if len(pieces) > held else order
+            self._batch = batch
+            self.held_out = [self._rows(p) for p in pieces[:held]]
+        else:
+            if iter(self._loader) is self._loader:
+                raise PlanError(
+                    "data is an iterator, which can be read only once: pass the DataLoader itself, "
+                    "or a list of batches"
+                )
+            first = list(itertools.islice(self._loader, 10 * _MOST_HELD_OUT))
+            if not first:
+                raise PlanError("data gives no batches: expected at least one")
+            held = min(_MOST_HELD_OUT, max(1, len(first) // 10))
+            self._skip = held if len(first) > held else 0
+            self.held_out = [self._arguments(item) for item in first[:held]]
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        """Positional arguments of the model, without end."""
+        while True:
+            if self._tensors is not None:
+                order = torch.randperm(len(self._pieces), generator=self._generator)
+                for piece in torch.split(self._pieces[order], self._batch):
+                    yield self._rows(piece)
+            else:
+                yield from map(self._arguments, itertools.islice(self._loader, self._skip, None))
+
+    def _rows(self, rows: Tensor) -> tuple[Tensor, ...]:
+        assert self._tensors is not None
+        return tuple(t[rows.to(t.device)].to(self._device) for t in self._tensors)
+
+    def _arguments(self, item: object) -> tuple[Tensor, ...]:
+        first = item[0] if isinstance(item, Sequence) and item else item
+        if not isinstance(first, Tensor):
+            raise PlanError(
+                f"data gives a {type(item).__name__} as a batch: expected a tensor of inputs, or a "
+                "tuple or list that starts with one. Pass batches of that form"
+            )
+        return (first.to(self._device),)

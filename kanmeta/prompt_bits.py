@@ -1,0 +1,185 @@
+"""Prompts of a few bits: tied while training, and stored as codes with a codebook.
+
+Every layer has a codebook of ``2**bits`` numbers for each number of a prompt.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kanmeta.access import complete_layers
+from kanmeta.codebook import BITS, pack, packed_bytes, quantise, unpack
+from kanmeta.errors import CheckpointError, CorruptCheckpointError, PlanError
+
+__all__ = ["check_bits", "decode", "decoded_shapes", "encode", "few_bit_prompts"]
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@contextmanager
+def few_bit_prompts(model: nn.Module, bits: int) -> Iterator[nn.Module]:
+    """Quantise the prompts in place, and train codebooks instead of prompts within the context.
+
+    >>> with kanmeta.few_bit_prompts(model, bits=4):                    # doctest: +SKIP
+    ...     train(model)                            # any loss, any optimiser made within
+    >>> kanmeta.save(model, path, prompt_bits=4)                        # doctest: +SKIP
+
+    Prompts with one code are equal and get the same gradient, the sum over all of them, which is
+    the gradient of their entry in the codebook. So every optimiser that treats numbers alike
+    (SGD, Adam, AdamW) keeps them equal, and ``save`` finds the trained codebook again.
+
+    Args:
+        model: a converted model.
+        bits: 2, 3, 4 or 8.
+
+    Raises:
+        NothingToConvertError: ``model`` is not converted.
+        PlanError: ``bits`` is another number, or a prompt is not finite.
+    """
+    if bits not in BITS:
+        raise PlanError(f"bits={bits!r}: expected one of {', '.join(map(str, BITS))}")
+    layers = complete_layers(model)
+    new = []
+    for name, binding in layers.items():
+        if not bool(binding.prompts.isfinite().all()):
+            raise PlanError(f"prompts of {name or '(root)'} are not finite: training has diverged")
+        codebooks, codes = _quantised(binding.prompts, bits)
+        new.append((binding.prompts, codebooks, codes))
+    with ExitStack() as stack:
+        for prompts, codebooks, codes in new:
+            with torch.no_grad():
+                prompts.copy_(_looked_up(codebooks, codes).view(prompts.shape))
+            if prompts.requires_grad:
+                tie = _tied(codes, codebooks.shape[1])
+                stack.callback(prompts.register_hook(tie).remove)  # type: ignore[no-untyped-call]
+        yield model
+
+
+def _tied(codes: Tensor, levels: int) -> Any:
+    """Gradient hook: every number gets the sum over those with its code. ``codes``: (dim_z, E)."""
+    places = (codes.long() + levels * torch.arange(len(codes), device=codes.device)[:, None]).T
+
+    def tie(grad: Tensor) -> Tensor:
+        sums = grad.new_zeros(places.shape[1] * levels)
+        sums.index_add_(0, places.flatten(), grad.reshape(-1))
+        return sums[places.flatten()].view(grad.shape)
+
+    return tie
+
+
+def _quantised(prompts: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Codebooks ``(dim_z, levels)``, short ones filled up, and codes ``(dim_z, E)``."""
+    columns = prompts.detach().reshape(-1, prompts.shape[-1]).T.contiguous()
+    found = [quantise(column, 2**bits) for column in columns]
+    levels = max(len(book) for book, _ in found)
+    books = [torch.cat([b, b[-1:].expand(levels - len(b))]) for b, _ in found]
+    return torch.stack(books), torch.stack([codes for _, codes in found])
+
+
+def _looked_up(codebooks: Tensor, codes: Tensor) -> Tensor:
+    """Prompts ``(E, dim_z)``."""
+    return codebooks.gather(1, codes.to(codebooks.device, torch.long)).T.contiguous()
+
+
+# --- storage ------------------------------------------------------------------------------------
+
+
+def check_bits(bits: object) -> None:
+    """Raise CheckpointError if prompts cannot be stored in ``bits`` bits."""
+    allowed = (*BITS, 16)
+    if bits is not None and (type(bits) is not int or bits not in allowed):
+        raise CheckpointError(
+            f"prompt_bits={bits!r}: expected one of {', '.join(map(str, allowed))}, or None"
+        )
+
+
+def encode(
+    tensors: dict[str, Tensor], names: Mapping[str, Tensor], bits: int, dtype: torch.dtype | None
+) -> None:
+    """Replace prompts among ``tensors``, in place, by codes and codebooks, or by 16-bit numbers.
+
+    Args:
+        tensors: what is stored.
+        names: stored name -> prompts as they are in the model.
+        bits: see :func:`kanmeta.save`.
+        dtype: of the codebooks.
+
+    Raises:
+        CheckpointError: prompts are not finite, or too large for 16 bits.
+    """
+    for name, prompts in names.items():
+        narrow = prompts.detach().cpu().to(torch.float16 if bits == 16 else prompts.dtype)
+        if not bool(narrow.isfinite().all()):
+            raise CheckpointError(
+                f"{name} has numbers that are not finite in {narrow.dtype}; they cannot be stored "
+                f"in {bits} bits. Use prompt_bits=8, or None if training has diverged"
+            )
+        if bits == 16:
+            tensors[name] = narrow
+            continue
+        codebooks, codes = _quantised(narrow, bits)
+        del tensors[name]
+        tensors[f"{name}.codebook"] = codebooks.to(dtype or prompts.dtype)
+        tensors[f"{name}.codes"] = torch.cat([pack(c, bits) for c in codes])
+
+
+def decoded_shapes(header: Mapping[str, Any], shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors that :func:`decode` will give.
+
+    Raises:
+        CorruptCheckpointError: codes or codebooks do not fit the layer's edges.
+    """
+    found = dict(shapes)
+    for name, edges, dim_z in _coded(header):
+        codes, book = found.pop(f"{name}.codes", ()), found.pop(f"{name}.codebook", ())
+        expected = dim_z * packed_bytes(_product(edges), header["prompt_bits"])
+        if codes != (expected,):
+            raise CorruptCheckpointError(f"{name}.codes: expected ({expected},), found {codes}")
+        if len(book) != 2 or book[0] != dim_z or not 1 <= book[1] <= 2 ** header["prompt_bits"]:
+            most = 2 ** header["prompt_bits"]
+            raise CorruptCheckpointError(
+                f"{name}.codebook: expected ({dim_z}, 1 to {most}), found {book}"
+            )
+        found[name] = (*edges, dim_z)
+    return found
+
+
+def decode(header: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Replace codes and codebooks among ``tensors``, in place, by prompts.
+
+    Raises:
+        CorruptCheckpointError: a code is beyond its codebook, or a tensor has another type.
+    """
+    for name, edges, dim_z in _coded(header):
+        packed, books = tensors.pop(f"{name}.codes"), tensors.pop(f"{name}.codebook")
+        if packed.dtype != torch.uint8 or not books.is_floating_point():
+            raise CorruptCheckpointError(
+                f"{name} has codes of {packed.dtype} and a codebook of {books.dtype}"
+            )
+        number = _product(edges)
+        codes = torch.stack(
+            [unpack(p, header["prompt_bits"], number) for p in packed.view(dim_z, -1)]
+        )
+        if int(codes.max()) >= books.shape[1]:
+            raise CorruptCheckpointError(
+                f"{name}.codes go up to {int(codes.max())}; "
+                f"the codebook has {books.shape[1]} entries"
+            )
+        tensors[name] = _looked_up(books, codes).view(*edges, dim_z)
+
+
+def _coded(header: Mapping[str, Any]) -> Iterator[tuple[str, list[int], int]]:
+    """Name of the prompts, edges and dim_z of each layer whose prompts are stored as codes."""
+    if header.get("prompt_bits") is None:
+        return
+    for layer in header["layers"]:
+        name = f"{layer['name']}.prompts" if layer["name"] else "prompts"
+        dim_z = header["meta_learners"][layer["meta_learner"]]["dim_z"]
+        yield name, layer["shape"][:-1], dim_z
+
+
+def _product(numbers: list[int]) -> int:
+    return int(torch.Size(numbers).numel())
