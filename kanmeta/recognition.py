@@ -195,6 +195,7 @@ def _spec(
         )
     dead = {path: reason for path, reason in adapter.dead.items() if path in tensors}
     notes += [f"{path} is dead: {reason}" for path, reason in dead.items()]
+    known = next((c for c in type(layer).__mro__ if c.__name__ in adapter.class_names), type(layer))
     return LayerSpec(
         adapter=adapter.name,
         class_name=type(layer).__name__,
@@ -208,12 +209,17 @@ def _spec(
         dead=dead,
         notes=tuple(notes),
         settings=adapter.settings,
-        rows=adapter.rows,
+        # Known of the library's forward, not of one that a subclass has in its place.
+        rows=adapter.rows if _forward(type(layer)) is _forward(known) else "never",
         leading=adapter.leading,
         expands=adapter.expands,
         free=adapter.free,
         basis=adapter.basis,
     )
+
+
+def _forward(cls: type) -> object:
+    return getattr(cls, "forward", None)
 
 
 def without_dead(spec: LayerSpec, layer: nn.Module) -> LayerSpec:

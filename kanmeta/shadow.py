@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
+from kanmeta.errors import ExecutionError
 from kanmeta.spec import LayerSpec
 
 __all__ = ["Shadow", "rows_are_mixed"]
@@ -31,6 +32,15 @@ class _Generated:
 
     def label(self, path: str) -> str:
         return path
+
+    def is_reading(self, path: str, value: object) -> bool:
+        return value is self._tensors.get(path)
+
+    def __getattr__(self, name: str) -> object:
+        raise ExecutionError(
+            "this layer changes its coefficients or its grid while it runs, which cannot be done "
+            "in blocks of rows. Choose kanmeta.set_execution(model, 'regenerate', layers=...)"
+        )
 
 
 class Shadow:

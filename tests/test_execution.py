@@ -542,3 +542,20 @@ def test_auto_streams_large_layers_and_materializes_small_ones() -> None:
     y = small(x[:4, :3])
     kanmeta.set_execution(small, "auto")
     assert type(small(x[:4, :3]).grad_fn) is type(y.grad_fn)
+
+
+class Centred(efficient_kan.KANLinear):
+    """Its forward mixes rows, which the library's own does not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x - x.mean(0))
+
+
+def test_a_subclass_with_a_forward_of_its_own_never_streams() -> None:
+    layer, x = Centred(20, 30), torch.rand(50, 20)
+    with pytest.raises(PlanError, match="cannot run in blocks of rows"):
+        kanmeta.convert(layer, execution="stream")
+    kanmeta.convert(layer)
+    expected = layer(x)
+    kanmeta.set_execution(layer, "auto", budget=1)
+    torch.testing.assert_close(layer(x), expected)
