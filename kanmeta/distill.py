@@ -2,37 +2,26 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kanmeta import code_stage, matching
+from kanmeta import matching
 from kanmeta.access import complete_layers
 from kanmeta.codebook import BITS
 from kanmeta.distill_data import Batches
-from kanmeta.distill_report import DistillReport, LayerReport, Stage
+from kanmeta.distill_report import DistillReport
+from kanmeta.distill_work import Work
 from kanmeta.errors import PlanError
-from kanmeta.execution import Binding
-from kanmeta.layer_metric import first_tensor, gram, watching
-from kanmeta.linear_code import pca_floor
 from kanmeta.matching import Loss
-from kanmeta.transfer import (
-    check_teacher,
-    copy_plain,
-    learnt,
-    plain_teacher,
-    put_back,
-    put_back_on_failure,
-)
+from kanmeta.transfer import check_teacher, plain_teacher, put_back_on_failure
 
 __all__ = ["distill"]
 
 _log = logging.getLogger(__name__)
-
-_METRIC_CALLS = 4  # batches that a Gram matrix is measured on
 
 
 def distill(
@@ -102,7 +91,7 @@ def distill(
             device = next(iter(layers.values())).prompts.device
             batches = Batches(data, batch_size, device, generator)
         with put_back_on_failure(student):
-            work = _Work(student, plain, layers, batches, generator)
+            work = Work(student, plain, layers, batches, generator)
             total = 0 if from_student else fit_steps * len(work.clusters)
             total += 0 if data is None else layer_steps + steps * (1 + (prompt_bits is not None))
             with _bar(total, progress) as tick:
@@ -117,185 +106,6 @@ def distill(
             report = work.report(name, time.perf_counter() - begin)
     _log.info("distilled:\n%s", report)
     return report
-
-
-class _Work:
-    """One run: the stages, and what the report needs of them."""
-
-    def __init__(
-        self,
-        student: nn.Module,
-        teacher: nn.Module,
-        layers: Mapping[str, Binding],
-        batches: Batches | None,
-        generator: torch.Generator | None,
-    ) -> None:
-        self.student, self.teacher, self.layers = student, teacher, layers
-        self.batches, self.generator = batches, generator
-        self.targets = {
-            name: b.spec.read(teacher.get_submodule(name)).reshape(-1, b.spec.dim_w)
-            for name, b in layers.items()
-        }
-        self.sizes = {n: float(w.double().square().sum()) for n, w in self.targets.items()}
-        metas = dict.fromkeys(b.meta_learner for b in layers.values())
-        self.clusters = [[n for n, b in layers.items() if b.meta_learner is m] for m in metas]
-        self.stages: list[Stage] = []
-
-    def coefficients(self, steps: int, tick: Callable[[], object]) -> None:
-        """Linear code of every cluster, then its fit."""
-        start = time.perf_counter()
-        metrics = self._metrics()
-        arguments = [
-            (
-                [self.layers[n] for n in names],
-                [self.targets[n] for n in names],
-                _pooled([metrics.get(n) for n in names]),
-            )
-            for names in self.clusters
-        ]
-        linear = [code_stage.code(*a, 0, None, tick) for a in arguments]
-        copy_plain(self.student, self.teacher, self.layers)
-        for (bindings, *_), coded in zip(arguments, linear, strict=True):
-            code_stage.write(bindings, coded)
-        if self.batches is None:
-            metric = "of the coefficients"
-        else:
-            metric = f"in the metric of the basis in {len(metrics)} of {len(self.layers)} layers"
-        self._stage("linear code", start, metric)
-        start = time.perf_counter()
-        for a in arguments:
-            code_stage.write(a[0], code_stage.code(*a, steps, self.generator, tick))
-        self._stage("meta-learner", start)
-
-    def data(
-        self, loss: str | Loss | None, layer_steps: int, steps: int, tick: Callable[[], object]
-    ) -> str:
-        """Match layers, then outputs; return the loss's name."""
-        assert self.batches is not None
-        with torch.no_grad():
-            output = first_tensor(self.teacher(*self.batches.held_out[0]))
-        name, function = matching.resolve_loss(loss, output)
-        if layer_steps:
-            before = self._held_out(function)
-            kept = [(p, p.detach().clone()) for p in learnt(self.layers)]
-            start = time.perf_counter()
-            note = matching.match_layers(self.teacher, self.layers, self.batches, layer_steps, tick)
-            if self._held_out(function) > before:  # better layers need not make a better model
-                put_back(kept)
-                note += "; not kept: the outputs got worse"
-            self._stage("layer outputs", start, note)
-        if not steps:
-            return name
-        start = time.perf_counter()
-        note = matching.match_outputs(
-            self.student, self.teacher, self.layers, self.batches, function, steps, tick
-        )
-        self._stage(f"outputs ({name})", start, note)
-        return name
-
-    def few_bits(
-        self, loss: str | Loss | None, bits: int, steps: int, tick: Callable[[], object]
-    ) -> None:
-        """Match outputs with prompts of few bits."""
-        assert self.batches is not None
-        start = time.perf_counter()
-        with torch.no_grad():
-            output = first_tensor(self.teacher(*self.batches.held_out[0]))
-        name, function = matching.resolve_loss(loss, output)
-        note = matching.match_outputs(
-            self.student, self.teacher, self.layers, self.batches, function, steps, tick, bits
-        )
-        self._stage(f"outputs ({name}), {bits} bits", start, note)
-
-    @torch.no_grad()
-    def _held_out(self, loss: Loss) -> float:
-        assert self.batches is not None
-        losses = [
-            float(loss(first_tensor(self.student(*b)), first_tensor(self.teacher(*b))))
-            for b in self.batches.held_out
-        ]
-        return sum(losses) / len(losses)
-
-    @torch.no_grad()
-    def _metrics(self) -> dict[str, Tensor]:
-        """With data, the Gram matrix of each layer that is linear in its coefficients."""
-        if self.batches is None:
-            return {}
-        found = {}
-        with watching(self.teacher, list(self.layers)) as calls:
-            for batch in self.batches.held_out[:_METRIC_CALLS]:
-                self.teacher(*batch)
-            made = {name: list(c) for name, c in calls.items()}
-        for name, binding in self.layers.items():
-            layer = self.teacher.get_submodule(name)
-            matrix = gram(layer, binding.spec, made[name], self.generator) if made[name] else None
-            if matrix is not None:
-                found[name] = matrix
-        return found
-
-    def _errors(self) -> dict[str, float]:
-        return {n: code_stage.layer_error(b, self.targets[n]) for n, b in self.layers.items()}
-
-    def _stage(self, name: str, start: float, note: str = "") -> None:
-        error = _relative(sum(self._errors().values()), sum(self.sizes.values()))
-        self.stages.append(Stage(name, error, time.perf_counter() - start, note))
-
-    @torch.no_grad()
-    def report(self, loss: str | None, seconds: float) -> DistillReport:
-        """Measure what was reached."""
-        errors = self._errors()
-        floors: dict[str, float] = {}
-        for names in self.clusters:
-            dim_z = self.layers[names[0]].meta_learner.dim_z
-            floors |= zip(names, pca_floor([self.targets[n] for n in names], dim_z), strict=True)
-        functions: Mapping[str, float] = {}
-        output_error = agreement = None
-        if self.batches is not None:
-            functions = matching.layer_errors(self.teacher, self.layers, self.batches)
-            pairs = [
-                (first_tensor(self.student(*b)), first_tensor(self.teacher(*b)))
-                for b in self.batches.held_out
-            ]
-            ours, theirs = (torch.cat([p[i] for p in pairs]) for i in (0, 1))
-            output_error = _relative(
-                float((ours - theirs).double().square().sum()),
-                float(theirs.double().square().sum()),
-            )
-            if theirs.ndim == 2 and theirs.shape[1] >= 2:
-                agreement = float((ours.argmax(1) == theirs.argmax(1)).double().mean())
-        return DistillReport(
-            layers=tuple(
-                LayerReport(
-                    name,
-                    b.spec.edges,
-                    b.spec.dim_w,
-                    _relative(errors[name], self.sizes[name]),
-                    _relative(floors[name], self.sizes[name]),
-                    functions.get(name),
-                )
-                for name, b in self.layers.items()
-            ),
-            stages=tuple(self.stages),
-            coefficient_error=_relative(sum(errors.values()), sum(self.sizes.values())),
-            pca_floor=_relative(sum(floors.values()), sum(self.sizes.values())),
-            loss=loss,
-            output_error=output_error,
-            agreement=agreement,
-            seconds=seconds,
-        )
-
-
-def _relative(squared: float, reference: float) -> float:
-    """Relative error from squared sums; that of nothing is 0 where nothing was asked for."""
-    if reference == 0:
-        return 0.0 if squared == 0 else float("inf")
-    return float((squared / reference) ** 0.5)
-
-
-def _pooled(metrics: Sequence[Tensor | None]) -> Tensor | None:
-    """Mean of the layers' metrics, each of trace 1; None where one has none."""
-    known = [m / m.trace() for m in metrics if m is not None]
-    return torch.stack(known).mean(0) if len(known) == len(metrics) else None
 
 
 @contextmanager
