@@ -148,8 +148,6 @@ def test_attribute_clash_meta_device_and_odd_tensors_are_refused() -> None:
             kanmeta.convert(layer)
 
 
-
-
 class Regularised(nn.Module):
     """Keeps a layer's Parameters in a list of its own."""
 
