@@ -78,6 +78,8 @@ def _ask(adapter: Adapter, what: str, *args: Any) -> Any:
     """Call a function of an adapter's; a fault of its own is reported as one."""
     try:
         return getattr(adapter, what)(*args)
+    except LayoutError:
+        raise
     except AttributeError as error:
         raise LayoutError(str(error)) from error  # of the layer, which lacks it
     except Exception as error:
