@@ -6,6 +6,7 @@ activations (:mod:`kanmeta.generate`). ``"stream"``: run the library's forward i
 keep only its input (:mod:`kanmeta.stream`). ``"auto"``: see :mod:`kanmeta.policy`.
 """
 
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -99,8 +100,8 @@ class Binding:
 
     @property
     def allowed(self) -> int:
-        """Bytes that ``"auto"`` leaves to autograd."""
-        return policy.LARGEST if self.budget is None else self.budget
+        """Bytes that ``"auto"`` leaves to autograd: all of them unless the user set a budget."""
+        return sys.maxsize if self.budget is None else self.budget
 
     @property
     def generated_bytes(self) -> int:
@@ -246,7 +247,8 @@ def run(
 def _mode(binding: Binding, args: tuple[Any, ...]) -> tuple[str, Cut | None]:
     """Mode of this call, and how its input is cut if it is streamed."""
     spec, x, execution = binding.spec, args[0] if args else None, binding.execution
-    if execution == "materialize" or _traced():
+    unlimited = execution == "auto" and binding.budget is None
+    if execution == "materialize" or unlimited or _traced():
         return "materialize", None
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.device.type == "meta":
         return "regenerate", None

@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from kanmeta.errors import PlanError
 from kanmeta.spec import LayerSpec
 
-__all__ = ["EXECUTIONS", "LARGEST", "Facts", "check", "check_layers", "choose", "default_budget"]
+__all__ = ["EXECUTIONS", "Facts", "check", "check_layers", "choose", "default_budget"]
 
 EXECUTIONS = ("auto", "materialize", "regenerate", "stream")
 
-LARGEST, _SMALLEST = 4 << 20, 1 << 18  # bytes
+_LARGEST, _SMALLEST = 4 << 20, 1 << 18  # bytes
 _BYTES_PER_EDGE = 8
 
 
@@ -52,7 +52,7 @@ def default_budget(edges: int, dim_w: int) -> int:
     tiles are larger. At most 4 MB, beyond which blocks leave the caches; at least 0.25 MB, below
     which calls cost more than the work in them.
     """
-    return min(LARGEST, max(_SMALLEST, _BYTES_PER_EDGE * edges * max(dim_w, 16) // 16))
+    return min(_LARGEST, max(_SMALLEST, _BYTES_PER_EDGE * edges * max(dim_w, 16) // 16))
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Facts:
         traced: whether torch traces or transforms the forward.
         generated: bytes of (edges, hidden) and coefficients.
         intermediate: bytes that the library's forward keeps, roughly.
-        allowed: bytes that a layer may keep: the budget that the user set, or 4 MB.
+        allowed: bytes that a layer may keep under ``"auto"``: the budget that the user set.
     """
 
     streams: bool

@@ -29,8 +29,8 @@ def set_execution(
             ``"regenerate"``: the meta-learner's hidden activations are computed again in backward.
             ``"stream"``: the layer runs in blocks of rows, again in backward, and only its input
             is kept; where rows depend on each other (batch norm in training), "regenerate".
-            ``"auto"``: per call, "materialize" where autograd keeps no more than the budget, or
-            than 4 MB if none is set, else "stream".
+            ``"auto"``: "materialize"; with a budget, per call, only where autograd keeps no more
+            than that, else "stream".
         layers: glob pattern(s) of the layers' names; default: all.
         budget: bytes of scratch that a block may take; None chooses by the size of the layer. It
             is a property of the machine and is not stored in checkpoints.
