@@ -43,7 +43,7 @@ ADAPTERS = (
 )
 
 
-def _not_symbolic(model: nn.Module) -> list[str]:
+def not_symbolic(model: nn.Module) -> list[str]:
     """Affine numbers of symbolic functions whose masks are 0: they get no gradient."""
     layers = model.get_submodule("symbolic_fun").named_children()
     return [
@@ -112,7 +112,7 @@ CONTAINERS = (
             "initialize_grid_from_another_model": "",
             "perturb": "",
         },
-        dead=_not_symbolic,
+        dead=not_symbolic,
         revives=("auto_symbolic", "fix_symbolic", "set_mode"),
         store=_store,
         restore=_restore,

@@ -10,6 +10,8 @@ from torch import nn
 
 from kanmeta.adapter import Adapter, Container, Slot
 
+from .pykan import not_symbolic
+
 
 def _widths(layer: nn.Module) -> Mapping[str, int]:
     # int() so that a missing attribute, or a Parameter of that name, is not taken for a size
@@ -49,16 +51,6 @@ ADAPTERS = (
 )
 
 
-def _not_symbolic(model: nn.Module) -> list[str]:
-    """Affine numbers of symbolic functions whose masks are 0: they get no gradient."""
-    layers = model.get_submodule("symbolic_fun").named_children()
-    return [
-        f"symbolic_fun.{name}.affine"
-        for name, layer in layers
-        if not layer.get_parameter("mask").any()
-    ]
-
-
 CONTAINERS = (
     Container(
         name="pykan-early",
@@ -70,7 +62,7 @@ CONTAINERS = (
             "initialize_from_another_model": "",
             "initialize_grid_from_another_model": "",
         },
-        dead=_not_symbolic,
+        dead=not_symbolic,
         revives=("auto_symbolic", "fix_symbolic", "set_mode"),
     ),
 )

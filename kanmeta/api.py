@@ -19,14 +19,7 @@ from kanmeta.errors import LargerModelWarning, PlanError, SkippedLayerWarning
 from kanmeta.initialise import LayerInit
 from kanmeta.meta import MetaLearner
 from kanmeta.plan import ClusterPlan, LayerPlan, Plan, Settings, make_plan
-from kanmeta.surgery import (
-    Installation,
-    bindings,
-    install,
-    install_containers,
-    uninstall,
-    uninstall_containers,
-)
+from kanmeta.surgery import Installation, install, install_containers, uninstall
 
 __all__ = ["apply_plan", "convert", "materialize", "plan"]
 
@@ -249,8 +242,6 @@ def materialize(model: nn.Module) -> nn.Module:
     Raises:
         NothingToConvertError: no layer is converted.
     """
-    layers = [binding for _, binding in bindings(model)]
-    uninstall(layers)
-    if not uninstall_containers(model) and not layers:
+    if not uninstall(model):
         converted_layers(model)  # raises: there is nothing to undo
     return model

@@ -28,9 +28,10 @@ from kanmeta.errors import (
     ModelMismatchError,
 )
 from kanmeta.extra_state import moved_attributes, restore_containers
-from kanmeta.plain import CONSTANTS
 from kanmeta.prompt_bits import check_bits, decode, decoded_shapes, encode
-from kanmeta.surgery import bindings, install, install_containers
+from kanmeta.spec import CONSTANTS
+from kanmeta.surgery import bindings, install, install_containers, is_converted
+from kanmeta.transfer import put_back
 
 __all__ = ["load", "save"]
 
@@ -129,7 +130,7 @@ def load(
         After any error ``model`` is as it was before.
     """
     refuse_wrapped(model)
-    if any(True for _ in bindings(model)):
+    if is_converted(model):
         raise AlreadyConvertedError(
             "load expects a freshly built, unconverted model and converts it itself; build a new "
             "one, or call kanmeta.materialize(model) first"
@@ -157,7 +158,7 @@ def load(
     with ExitStack() as undo:
         undo.callback(install(ready))
         undo.callback(install_containers(model, header["frozen"]))
-        undo.callback(_put_back, before)
+        undo.callback(put_back, before)
         undo.callback(restore_containers(model, header["containers"]))
         for layer, name, value in attributes:
             undo.callback(setattr, layer, name, vars(layer)[name])
@@ -165,12 +166,6 @@ def load(
         model.load_state_dict(tensors, strict=strict)  # a module of the user's may refuse its part
         undo.pop_all()
     return model
-
-
-@torch.no_grad()
-def _put_back(before: Sequence[tuple[Tensor, Tensor]]) -> None:
-    for tensor, value in before:
-        tensor.copy_(value)
 
 
 def _compare(

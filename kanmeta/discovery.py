@@ -17,21 +17,12 @@ from kanmeta.errors import (
     PlanError,
     WrappedModelError,
 )
-from kanmeta.spec import LayerSpec, tensor_at
+from kanmeta.spec import ADDED, LayerSpec, tensor_at
 
 __all__ = ["Filter", "Found", "find_layers", "refuse_conflicts", "refuse_wrapped"]
 
 Filter = str | Sequence[str] | Callable[[str, nn.Module], bool]
 """Glob pattern(s) over layer names (``"encoder.*"``), or ``(name, layer) -> bool``."""
-
-NEW_NAMES = (
-    "prompts",
-    "coefficient_scale",
-    "coefficient_offset",
-    "coefficient_map",
-    "meta_learner",
-)
-"""Names that a converted layer gains."""
 
 
 def refuse_wrapped(model: nn.Module) -> None:
@@ -205,7 +196,7 @@ def refuse_conflicts(model: nn.Module, found: Sequence[Found]) -> None:
     for item in found:
         layer, spec = item.layer, item.spec
         label = item.names[0] or "(root)"
-        taken = [name for name in NEW_NAMES if hasattr(layer, name)]
+        taken = [name for name in ADDED if hasattr(layer, name)]
         if taken:
             raise PlanError(
                 f"{label} ({type(layer).__name__}) has the attribute(s) {', '.join(taken)} "

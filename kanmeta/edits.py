@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from kanmeta.errors import CoefficientWriteError
 from kanmeta.execution import Binding
 from kanmeta.layout import Rearrangement
-from kanmeta.plain import CONSTANTS
-from kanmeta.spec import SlotSpec, tensor_at
+from kanmeta.spec import ADDED, SlotSpec, tensor_at
 
 __all__ = ["Moved", "moved_edges", "update_grid"]
 
@@ -90,14 +89,13 @@ def _probe(binding: Binding, slot: SlotSpec, outputs: str) -> nn.Module:
         for k, v in layer.__dict__.items()
         if k != "_kanmeta"
     }
-    ours = {"prompts", *CONSTANTS}
     probe.__dict__["_buffers"] = {
-        n: None if t is None else t.clone() for n, t in layer._buffers.items() if n not in ours
+        n: None if t is None else t.clone() for n, t in layer._buffers.items() if n not in ADDED
     }
     probe.__dict__["_parameters"] = {
         n: None if p is None else nn.Parameter(p.detach().clone(), requires_grad=False)
         for n, p in layer._parameters.items()
-        if n not in ours
+        if n not in ADDED
     }
     setattr(probe, outputs, width)
     edge_shape = [width if a == "o" else spec.sizes[a] for a in spec.edge_axes]

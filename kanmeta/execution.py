@@ -258,7 +258,6 @@ def _mode(binding: Binding, args: tuple[Any, ...]) -> tuple[str, Cut | None]:
         cut = stream.cut_rows(spec, x, budget)
     facts = policy.Facts(
         streams=cut is not None,
-        traced=False,
         generated=binding.generated_bytes,
         intermediate=stream.row_bytes(spec, x),
         allowed=binding.allowed,

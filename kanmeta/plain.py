@@ -7,12 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from kanmeta.execution import Binding
-from kanmeta.spec import LayerSpec
+from kanmeta.spec import CONSTANTS, LayerSpec
 
-__all__ = ["CONSTANTS", "make_plain", "owners", "plain_layers"]
-
-CONSTANTS = ("coefficient_scale", "coefficient_offset", "coefficient_map")
-"""Buffers of a converted layer; the last is None until a grid update."""
+__all__ = ["make_plain", "owners", "plain_layers"]
 
 
 def owners(layer: nn.Module, spec: LayerSpec) -> dict[str, tuple[nn.Module, dict[str, str]]]:

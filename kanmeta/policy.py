@@ -62,14 +62,12 @@ class Facts:
     Attributes:
         streams: whether the layer, in its present mode and for this input, treats rows
             independently.
-        traced: whether torch traces or transforms the forward.
         generated: bytes of (edges, hidden) and coefficients.
         intermediate: bytes that the library's forward keeps, roughly.
         allowed: bytes that a layer may keep under ``"auto"``: the budget that the user set.
     """
 
     streams: bool
-    traced: bool
     generated: int
     intermediate: int
     allowed: int
@@ -81,7 +79,7 @@ def choose(execution: str, facts: Facts) -> str:
     ``"auto"`` lets autograd keep what is allowed, which is fastest, and streams otherwise.
     Where a layer cannot be streamed (batch norm in training), its coefficients are regenerated.
     """
-    if facts.traced or execution == "materialize":
+    if execution == "materialize":
         return "materialize"
     if execution == "auto" and facts.generated + facts.intermediate <= facts.allowed:
         return "materialize"

@@ -164,8 +164,7 @@ def lookalikes(layer: nn.Module, adapters: Sequence[Adapter]) -> Iterator[Adapte
                 describe(adapter, layer, "tap")
             except LayoutError:
                 continue
-            else:
-                yield adapter
+            yield adapter
 
 
 def container_of(module: nn.Module) -> Container | None:

@@ -13,9 +13,8 @@ from kanmeta.errors import CorruptCheckpointError, LayoutError, ModelMismatchErr
 from kanmeta.extra_state import settings_of
 from kanmeta.initialise import LayerInit
 from kanmeta.meta import MetaLearner
-from kanmeta.plain import CONSTANTS
 from kanmeta.recognition import describe, without_dead
-from kanmeta.spec import tensor_at
+from kanmeta.spec import CONSTANTS, tensor_at
 from kanmeta.surgery import Installation
 
 __all__ = ["attributes", "expected_shapes", "installations", "match_layers", "plain_tensors"]

@@ -12,11 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from kanmeta.errors import ExecutionError
-from kanmeta.spec import LayerSpec
+from kanmeta.spec import ADDED, LayerSpec
 
 __all__ = ["Shadow", "rows_are_mixed"]
-
-_OURS = {"prompts", "coefficient_scale", "coefficient_offset", "coefficient_map", "meta_learner"}
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -77,7 +75,7 @@ def _copy(
     for kind in ("_parameters", "_buffers"):
         values[kind] = {}
         for name, tensor in module.__dict__[kind].items():
-            if name not in _OURS or "_kanmeta" not in values:
+            if name not in ADDED or "_kanmeta" not in values:
                 values[kind][name] = tensor if tensor is None else replaced.get(id(tensor), tensor)
                 if tensor is not None:
                     found[id(tensor)] = tensor
@@ -88,7 +86,7 @@ def _copy(
     values["_modules"] = {
         name: child if child is None else _copy(child, replaced, generated, found, copies)
         for name, child in module._modules.items()
-        if name not in _OURS or "_kanmeta" not in values
+        if name not in ADDED or "_kanmeta" not in values
     }
     if generated is not None and "_kanmeta" in values:
         values["_kanmeta"] = generated

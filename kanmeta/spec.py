@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from kanmeta.basis import Basis
 from kanmeta.layout import TAP_AXES, Rearrangement
 
-__all__ = ["LayerSpec", "Methods", "SlotSpec", "tensor_at"]
+__all__ = ["ADDED", "CONSTANTS", "LayerSpec", "Methods", "SlotSpec", "tensor_at"]
+
+CONSTANTS = ("coefficient_scale", "coefficient_offset", "coefficient_map")
+"""Buffers of a converted layer; the last is None until a grid update."""
+
+ADDED = ("prompts", *CONSTANTS, "meta_learner")
+"""All names that a converted layer gains; the last only if it owns its meta-learner."""
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,10 @@ __all__ = [
     "hand_over",
     "install",
     "install_containers",
+    "is_converted",
     "release",
     "thaw",
     "uninstall",
-    "uninstall_containers",
 ]
 
 
@@ -127,13 +127,23 @@ def _restorer(layer: nn.Module, spec: LayerSpec) -> Any:
     return restore
 
 
-def uninstall(layers: Sequence[Binding]) -> None:
-    """Turn converted layers back into the library's own, with plain Parameters holding w."""
+def is_converted(model: nn.Module) -> bool:
+    """Whether any layer below ``model`` is converted."""
+    return any(isinstance(module, ConvertedLayer) for module in model.modules())
+
+
+def uninstall(model: nn.Module) -> bool:
+    """Turn what is converted below ``model`` back into the library's own; say if there was any.
+
+    Layers hold their coefficients w as plain Parameters afterwards.
+    """
+    layers = [binding for _, binding in bindings(model)]
     with torch.no_grad():
         plain = [binding.spec.split(binding.coefficients()) for binding in layers]
     for binding, tensors in zip(layers, plain, strict=True):
         release(binding)
         make_plain(binding, {path: tensor.clone() for path, tensor in tensors.items()})
+    return _uninstall_containers(model) or bool(layers)
 
 
 def release(binding: Binding) -> None:
@@ -171,7 +181,7 @@ def install_containers(model: nn.Module, freeze: bool) -> Callable[[], None]:
     with ExitStack() as undo:
         for module in list(model.modules()):
             container = registry.container_of(module)
-            if container is None or not any(True for _ in bindings(module)):
+            if container is None or not is_converted(module):
                 continue
             if not isinstance(module, ConvertedContainer):
                 undo.callback(_uninstall_container, module)
@@ -190,12 +200,12 @@ def install_containers(model: nn.Module, freeze: bool) -> Callable[[], None]:
         return undo.pop_all().close
 
 
-def uninstall_containers(model: nn.Module) -> bool:
+def _uninstall_containers(model: nn.Module) -> bool:
     """Give models without converted layers their library's classes back; say if there were any."""
     empty = [
         module
         for module in model.modules()
-        if isinstance(module, ConvertedContainer) and not any(True for _ in bindings(module))
+        if isinstance(module, ConvertedContainer) and not is_converted(module)
     ]
     for module in empty:
         _uninstall_container(module)

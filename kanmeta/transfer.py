@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from kanmeta.converted import ConvertedLayer
 from kanmeta.errors import ModelMismatchError
 from kanmeta.execution import Binding
-from kanmeta.plain import CONSTANTS
-from kanmeta.spec import tensor_at
-from kanmeta.surgery import bindings, uninstall, uninstall_containers
+from kanmeta.spec import ADDED, tensor_at
+from kanmeta.surgery import bindings, is_converted, uninstall
 
 __all__ = [
     "check_teacher",
@@ -26,11 +25,10 @@ __all__ = [
 
 def plain_teacher(teacher: nn.Module) -> nn.Module:
     """Return the teacher itself, or an unconverted copy of one that is converted."""
-    if not any(True for _ in bindings(teacher)):
+    if not is_converted(teacher):
         return teacher
     teacher = copy.deepcopy(teacher)
-    uninstall([binding for _, binding in bindings(teacher)])
-    uninstall_containers(teacher)
+    uninstall(teacher)
     return teacher
 
 
@@ -124,8 +122,7 @@ def _is_ours(model: nn.Module, name: str) -> bool:
     owner, _, attribute = name.rpartition(".")
     if owner.rpartition(".")[2] == "meta_learner":
         owner, attribute = owner.rpartition(".")[0], "meta_learner"
-    ours = attribute in ("prompts", "meta_learner", *CONSTANTS)
-    return ours and isinstance(model.get_submodule(owner), ConvertedLayer)
+    return attribute in ADDED and isinstance(model.get_submodule(owner), ConvertedLayer)
 
 
 def _shapes(state: Mapping[str, object]) -> dict[str, tuple[int, ...]]:
