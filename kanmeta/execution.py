@@ -2,13 +2,15 @@
 
 ``"materialize"``: generate all coefficients of a layer, run the library's forward on them and let
 autograd keep what it keeps. ``"regenerate"``: as before, but without the meta-learner's hidden
-activations (:mod:`kanmeta.generate`). ``"stream"``: run the library's forward in blocks of rows and
-keep only its input (:mod:`kanmeta.stream`). ``"auto"``: see :mod:`kanmeta.policy`.
+activations (:mod:`kanmeta.generate`) and the coefficients (:mod:`kanmeta.unkept`). ``"stream"``:
+run the library's forward in blocks of rows and keep only its input (:mod:`kanmeta.stream`).
+``"auto"``: see :mod:`kanmeta.policy`.
 """
 
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from kanmeta.guard import GeneratedTensor, refusal
 from kanmeta.meta import MetaLearner
 from kanmeta.shadow import rows_are_mixed
 from kanmeta.spec import LayerSpec
+from kanmeta.unkept import unkept
 
 __all__ = ["Binding", "run"]
 
@@ -201,11 +204,18 @@ class Binding:
         keep: bool = False,
     ) -> Any:
         """Run ``forward`` on all rows at once; ``keep``: see :meth:`coefficients`."""
-        tensors = self.spec.split(self.coefficients(keep))
+        context: AbstractContextManager[object] = nullcontext()
+        if keep:
+            tensors = self.spec.split(self.coefficients(keep))
+        else:
+            sources = self.sources()
+            tensors = self.tensors(sources)
+            context = unkept(tensors, sources, self.tensors)
         versions = _versions(tensors)
         self.active = (_thread(), tensors)
         try:
-            result = forward(*args, **kwargs)
+            with context:
+                result = forward(*args, **kwargs)
         finally:
             self.active = None
         for path, before, after in zip(tensors, versions, _versions(tensors), strict=False):
