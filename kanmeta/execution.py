@@ -22,8 +22,9 @@ from kanmeta.blocks import Cut
 from kanmeta.errors import CoefficientWriteError
 from kanmeta.generate import from_matrices, no_autocast
 from kanmeta.guard import GeneratedTensor, refusal
+from kanmeta.independence import rows_are_independent, without_dropout
 from kanmeta.meta import MetaLearner
-from kanmeta.shadow import rows_are_mixed
+from kanmeta.shadow import Shadow, rows_are_mixed
 from kanmeta.spec import LayerSpec
 from kanmeta.unkept import unkept
 
@@ -64,6 +65,7 @@ class Binding:
         self.execution = execution
         self.budget: int | None = None
         self.compared: tuple[tuple[object, ...], bool] = ((), False)
+        self.independent: tuple[tuple[object, ...], bool] = ((), False)
         self.order = order
         # Tensors of the forward pass in progress, and the thread it runs in: another thread must
         # not pick them up, they belong to this thread's autograd graph.
@@ -196,6 +198,23 @@ class Binding:
             self.compared = (state, same)
         return self.compared[1]
 
+    def treats_rows_alone(
+        self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], axis: int
+    ) -> bool:
+        """Whether ``forward``, a function, can be run in blocks; tried once a state."""
+        state = fast.state(self.layer)
+        if self.independent[0] != state:
+            shadow = Shadow(self.layer)
+            with torch.no_grad():
+                generated = self.tensors(self.sources())
+            layer = without_dropout(shadow.layer(shadow.tensors, generated))
+
+            def run(rows: Tensor) -> Any:
+                return forward(layer, rows, *args[1:], **kwargs)
+
+            self.independent = (state, rows_are_independent(run, args[0], axis))
+        return self.independent[1]
+
     def whole(
         self,
         forward: Callable[..., Any],
@@ -250,7 +269,8 @@ def run(
         described = not kwargs and fast.fits(binding.spec, binding.map is not None, args)
         if described and binding.knows_basis(forward):
             return binding.fused(args[0], sources)
-        return stream.run(binding.layer, unbound, args, kwargs, cut, sources, binding.tensors)
+        if binding.treats_rows_alone(unbound, args, kwargs, cut.axis):
+            return stream.run(binding.layer, unbound, args, kwargs, cut, sources, binding.tensors)
     return binding.whole(forward, args, kwargs, keep=mode == "materialize")
 
 

@@ -5,7 +5,7 @@ mode            alive between forward and backward                       can
 ==============  ======================================================  =========================
 materialize     what autograd keeps: (edges, hidden), coefficients,      everything
                 bases and intermediate results of the library
-regenerate      the same without (edges, hidden)                         everything
+regenerate      the same without (edges, hidden) and coefficients        everything
 stream          the layer's input                                        layers that treat rows
                                                                          independently
 ==============  ======================================================  =========================

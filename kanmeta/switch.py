@@ -26,7 +26,8 @@ def set_execution(
     Args:
         model: a converted model.
         execution: ``"materialize"``: generate the coefficients and leave the rest to autograd.
-            ``"regenerate"``: the meta-learner's hidden activations are computed again in backward.
+            ``"regenerate"``: the meta-learner's hidden activations and the coefficients are
+            computed again in backward.
             ``"stream"``: the layer runs in blocks of rows, again in backward, and only its input
             is kept; where rows depend on each other (batch norm in training), "regenerate".
             ``"auto"``: "materialize"; with a budget, per call, only where autograd keeps no more

@@ -1,10 +1,11 @@
 """Not keeping generated coefficients for backward: autograd is given a recipe in their place.
 
 The library's forward runs as always; where autograd would save a generated tensor, or a view of it,
-it saves which one it is, and generates it again when backward asks for it.
+it saves which one it is, and generates it again when backward asks for it. What a library makes of
+a generated tensor (efficient-kan multiplies its weights by a scale) is kept as before.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 __all__ = ["unkept"]
 
-Sources = Sequence[Tensor | None]
+Sources = tuple[Tensor | None, ...]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def unkept(
     """
     if not torch.is_grad_enabled() or _hooked():
         return nullcontext()
-    kept = [None if s is None else s.detach() for s in sources]  # shares the count of writes
+    kept = tuple(None if s is None else s.detach() for s in sources)  # shares the count of writes
     versions = _versions(kept)
     storages = {t.untyped_storage().data_ptr(): (path, t.dtype) for path, t in tensors.items()}
     storages.pop(0, None)  # empty tensors
@@ -55,7 +56,7 @@ def unkept(
         if found is None or found[1] != tensor.dtype:
             return tensor
         path, dtype = found
-        return _View(path, dtype, tensor.size(), tensor.stride(), tensor.storage_offset())
+        return _View(path, dtype, tensor.size(), tensor.stride(), int(tensor.storage_offset()))
 
     def unpack(saved: Tensor | _View) -> Tensor:
         if isinstance(saved, Tensor):
@@ -77,10 +78,11 @@ def unkept(
 def _hooked() -> bool:
     """Whether hooks for saved tensors are in force, or forbidden."""
     autograd = torch._C._autograd
+    forbidden = autograd._saved_tensors_hooks_get_disabled_error_message
     top = getattr(autograd, "_top_saved_tensors_default_hooks", None)
     if top is None:  # torch before 2.7 cannot tell
         return True
-    return top(False) is not None or not autograd._saved_tensors_hooks_is_enabled()
+    return top(False) is not None or forbidden() is not None
 
 
 def _versions(tensors: Sources) -> list[int]:
