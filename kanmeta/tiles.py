@@ -22,6 +22,8 @@ from torch import Tensor
 
 from kanmeta.generate import SLOPES, kinks, tables
 from kanmeta.meta import ACTIVATIONS
+from kanmeta.pieces import Finder
+from kanmeta.scratch import Scratch
 
 __all__ = ["Coefficients", "Way", "way_of"]
 
@@ -45,18 +47,33 @@ class Coefficients(Protocol):
         """What they are generated from, differentiable in W1, b1, W2, b2."""
         ...
 
-    def note(self, z: Tensor) -> Tensor | None:
+    def note(self, z: Tensor, scratch: Scratch | None = None) -> Tensor | None:
         """What is worth keeping of a tile between forward and backward, a byte an edge."""
         ...
 
-    def tile(self, z: Tensor, note: Tensor | None) -> tuple[Tensor, object]:
-        """``(dim_z, E)`` to ``(width, E)``, and what :meth:`pull` needs."""
+    def tile(
+        self, z: Tensor, note: Tensor | None, scratch: Scratch | None = None, whole: bool = True
+    ) -> tuple[Tensor, object]:
+        """``(dim_z, E)`` to ``(width, E)``, and what :meth:`pull` needs.
+
+        Args:
+            z: prompts of the tile.
+            note: of the tile.
+            scratch: buffers, which both results may lie in; None: allocate them.
+            whole: whether the coefficients are used; else they may be left uninitialised.
+        """
         ...
 
     def pull(
-        self, z: Tensor, kept: object, w: Tensor, gw: Tensor, sums: tuple[Tensor, ...]
+        self,
+        z: Tensor,
+        kept: object,
+        w: Tensor,
+        gw: Tensor,
+        sums: tuple[Tensor, ...],
+        scratch: Scratch | None = None,
     ) -> Tensor:
-        """Gradient of z; adds that of the tables to ``sums``."""
+        """Gradient of z; adds that of the tables to ``sums``. Overwrites what it is given."""
         ...
 
 
@@ -101,14 +118,22 @@ class _Prompts:
     def __init__(self, dim_z: int) -> None:
         self.width = dim_z
 
-    def note(self, z: Tensor) -> Tensor | None:
+    def note(self, z: Tensor, scratch: Scratch | None = None) -> Tensor | None:
         return None
 
-    def tile(self, z: Tensor, note: Tensor | None) -> tuple[Tensor, object]:
+    def tile(
+        self, z: Tensor, note: Tensor | None, scratch: Scratch | None = None, whole: bool = True
+    ) -> tuple[Tensor, object]:
         return z, None
 
     def pull(
-        self, z: Tensor, kept: object, w: Tensor, gw: Tensor, sums: tuple[Tensor, ...]
+        self,
+        z: Tensor,
+        kept: object,
+        w: Tensor,
+        gw: Tensor,
+        sums: tuple[Tensor, ...],
+        scratch: Scratch | None = None,
     ) -> Tensor:
         return gw
 
@@ -118,27 +143,40 @@ class _Hidden:
 
     def __init__(self, weight1: Tensor, bias1: Tensor | None, activation: str) -> None:
         self.width = len(weight1)
-        self.extra = self.width if activation in ("relu", "identity") else 2 * self.width
+        self.extra = 0 if activation in ("relu", "identity") else 2 * self.width
         self.activation = activation
         bias = weight1.new_zeros(self.width) if bias1 is None else bias1
         self.tables = (weight1, bias[:, None])
 
-    def note(self, z: Tensor) -> Tensor | None:
+    def note(self, z: Tensor, scratch: Scratch | None = None) -> Tensor | None:
         return None
 
-    def tile(self, z: Tensor, note: Tensor | None) -> tuple[Tensor, object]:
+    def tile(
+        self, z: Tensor, note: Tensor | None, scratch: Scratch | None = None, whole: bool = True
+    ) -> tuple[Tensor, object]:
         weight1, bias1 = self.tables
+        a = (scratch or Scratch(z)).take("hidden", self.width, z.shape[1])
         # A matrix product with one inner dimension is slow.
-        a = (weight1 * z if len(z) == 1 else weight1 @ z).add_(bias1)
-        return (
-            (a.relu_(), None) if self.activation == "relu" else (ACTIVATIONS[self.activation](a), a)
-        )
+        product = torch.mul if len(z) == 1 else torch.mm
+        product(weight1, z, out=a).add_(bias1)
+        if self.activation == "relu":
+            return a.relu_(), None
+        return ACTIVATIONS[self.activation](a), a
 
     def pull(
-        self, z: Tensor, kept: object, w: Tensor, gw: Tensor, sums: tuple[Tensor, ...]
+        self,
+        z: Tensor,
+        kept: object,
+        w: Tensor,
+        gw: Tensor,
+        sums: tuple[Tensor, ...],
+        scratch: Scratch | None = None,
     ) -> Tensor:
-        a = kept if isinstance(kept, Tensor) else w  # relu is on where its result is positive
-        ga = SLOPES[self.activation](a).mul_(gw)
+        if self.activation == "relu":  # on where its result is positive
+            ga = torch.ops.aten.threshold_backward.grad_input(gw, w, 0, grad_input=gw)
+        else:
+            assert isinstance(kept, Tensor)
+            ga = SLOPES[self.activation](kept).mul_(gw)
         sums[0].addmm_(ga, z.T)
         sums[1].add_(ga.sum(1, keepdim=True))
         return self.tables[0].T @ ga
@@ -157,57 +195,99 @@ class _Dense:
     ) -> None:
         self.hidden = _Hidden(weight1, bias1, activation)
         self.width = len(weight2)
-        self.extra = self.hidden.width + self.hidden.extra
+        self.extra = 2 * self.hidden.width + self.hidden.extra
         bias = weight2.new_zeros(self.width) if bias2 is None else bias2
         self.tables = (*self.hidden.tables, weight2, bias[:, None])
 
-    def note(self, z: Tensor) -> Tensor | None:
+    def note(self, z: Tensor, scratch: Scratch | None = None) -> Tensor | None:
         return None
 
-    def tile(self, z: Tensor, note: Tensor | None) -> tuple[Tensor, object]:
-        h, a = self.hidden.tile(z, None)
-        return (self.tables[2] @ h).add_(self.tables[3]), (h, a)
+    def tile(
+        self, z: Tensor, note: Tensor | None, scratch: Scratch | None = None, whole: bool = True
+    ) -> tuple[Tensor, object]:
+        buffers = scratch or Scratch(z)
+        h, a = self.hidden.tile(z, None, buffers)
+        w = buffers.take("w", self.width, z.shape[1])
+        if whole:
+            torch.mm(self.tables[2], h, out=w).add_(self.tables[3])
+        return w, (h, a)
 
     def pull(
-        self, z: Tensor, kept: object, w: Tensor, gw: Tensor, sums: tuple[Tensor, ...]
+        self,
+        z: Tensor,
+        kept: object,
+        w: Tensor,
+        gw: Tensor,
+        sums: tuple[Tensor, ...],
+        scratch: Scratch | None = None,
     ) -> Tensor:
         assert isinstance(kept, tuple)
         h, a = kept
         sums[2].addmm_(gw, h.T)
         sums[3].add_(gw.sum(1, keepdim=True))
-        return self.hidden.pull(z, a, h, self.tables[2].T @ gw, sums[:2])
+        gh = (scratch or Scratch(z)).take("gh", *h.shape)
+        return self.hidden.pull(z, a, h, torch.mm(self.tables[2].T, gw, out=gh), sums[:2])
+
+
+_LANES = 8  # sums that take turns: adding to the one just written waits for the store
 
 
 class _Pieces:
     """A[p] + C[p] z: the same for relu and one number z; see :mod:`kanmeta.generate`."""
 
-    extra = 4  # an index of 8 bytes, and room for one more of these
-
     def __init__(
         self, weight1: Tensor, bias1: Tensor | None, weight2: Tensor, bias2: Tensor | None
     ) -> None:
         self.width = len(weight2)
-        self.bounds = kinks(weight1, bias1)
-        slopes, starts = tables(weight1, bias1, weight2, bias2, self.bounds)
+        self.extra = 4 + 2 * 2  # a prompt, its gradient, room for notes; two indices of 8 bytes
+        bounds = kinks(weight1, bias1)
+        self.finder = Finder(bounds)
+        slopes, starts = tables(weight1, bias1, weight2, bias2, bounds)
         self.tables = (slopes.T.contiguous(), starts.T.contiguous())
 
-    def note(self, z: Tensor) -> Tensor | None:
-        return (
-            torch.bucketize(z[0], self.bounds).to(torch.uint8) if len(self.bounds) < 256 else None
-        )
+    def note(self, z: Tensor, scratch: Scratch | None = None) -> Tensor | None:
+        if len(self.finder.bounds) > 255:
+            return None
+        return self.finder.find(z[0], scratch or Scratch(z)).to(torch.uint8)
 
-    def tile(self, z: Tensor, note: Tensor | None) -> tuple[Tensor, object]:
-        piece = torch.bucketize(z[0], self.bounds) if note is None else note.long()
-        piece = piece.expand(self.width, -1)
+    def tile(
+        self, z: Tensor, note: Tensor | None, scratch: Scratch | None = None, whole: bool = True
+    ) -> tuple[Tensor, object]:
+        buffers, edges = scratch or Scratch(z), z.shape[1]
+        if note is None:
+            piece = self.finder.find(z[0], buffers)
+        else:
+            piece = buffers.take("piece", edges, dtype=torch.int64).copy_(note)
+        index = piece.expand(self.width, edges)
         slopes, starts = self.tables
-        w = slopes.gather(1, piece).mul_(z)
-        return w.add_(starts.gather(1, piece)), piece
+        here = buffers.take("slopes", self.width, edges)
+        torch.gather(slopes, 1, index, out=here)
+        w = buffers.take("w", self.width, edges)
+        if whole:
+            torch.gather(starts, 1, index, out=w).addcmul_(here, z)
+        return w, (piece, here)
 
     def pull(
-        self, z: Tensor, kept: object, w: Tensor, gw: Tensor, sums: tuple[Tensor, ...]
+        self,
+        z: Tensor,
+        kept: object,
+        w: Tensor,
+        gw: Tensor,
+        sums: tuple[Tensor, ...],
+        scratch: Scratch | None = None,
     ) -> Tensor:
-        assert isinstance(kept, Tensor)
-        gz = self.tables[0].gather(1, kept).mul_(gw).sum(0, keepdim=True)
-        sums[1].scatter_add_(1, kept, gw)
-        sums[0].scatter_add_(1, kept, gw.mul_(z))
+        assert isinstance(kept, tuple)
+        piece, slopes = kept
+        buffers, edges = scratch or Scratch(z), z.shape[1]
+        gz: Tensor = slopes.mul_(gw).sum(0, keepdim=True)
+        lanes = buffers.take("lanes", edges, dtype=torch.int64)
+        torch.arange(edges, out=lanes).bitwise_and_(_LANES - 1)
+        index = lanes.add_(piece, alpha=_LANES).expand(self.width, edges)
+        pieces = sums[0].shape[1]
+        parts = buffers.take("parts", 2, self.width, pieces * _LANES).zero_()
+        parts[1].scatter_add_(1, index, gw)
+        parts[0].scatter_add_(1, index, gw.mul_(z))
+        total = parts.view(2, self.width, pieces, _LANES).sum(3)
+        sums[0].add_(total[0])
+        sums[1].add_(total[1])
         return gz
