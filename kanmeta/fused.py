@@ -114,7 +114,7 @@ def _fast(
     gy: Tensor,
     wanted: Sequence[bool],
     learned: Sequence[bool],
-    notes: Sequence[Tensor | None],
+    notes: Tensor | None,
 ) -> list[Tensor | None]:
     """Gradients of arguments and sources by tiles."""
     leaves = tuple(

@@ -4,7 +4,7 @@ Neither the basis, ``(N, in, dim_w)``, nor the coefficients, ``(out, in, dim_w)`
 both are made for a tile, contracted at once, and made again in backward.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -89,7 +89,7 @@ class Pass:
         # Cutting in one call is cheaper than slicing one by one.
         self.prompts = self._tiles_of(self.z)
         self.parts = [
-            [row.split(self.sizes.columns, 1) for row in a.split(self.sizes.rows)]
+            [torch.split(row, self.sizes.columns, 1) for row in torch.split(a, self.sizes.rows)]
             for a in arguments
         ]
         self._values: dict[tuple[int, int], tuple[Tensor, Tensor, list[Tensor]]] = {}
@@ -113,7 +113,8 @@ class Pass:
         """``(in, out, dim_z)`` cut in tiles ``(dim_z, columns, outputs)``."""
         moved = edges.permute(2, 0, 1)
         return [
-            list(part.split(self.sizes.outputs, 2)) for part in moved.split(self.sizes.columns, 1)
+            list(torch.split(part, self.sizes.outputs, 2))
+            for part in torch.split(moved, self.sizes.columns, 1)
         ]
 
     def _tile(self, c: int, o: int) -> Tensor:
@@ -124,14 +125,15 @@ class Pass:
     def _evaluate(self, r: int, c: int) -> tuple[Tensor, Tensor, list[Pull]]:
         """Values of all functions: as ``(rows, dim_w, inputs)``, as they lie, what pulls back."""
         x = self.parts[0][r][c]
-        shape = rows, inputs = x.shape
+        rows, inputs = x.shape
+        shape = rows, inputs
         if shape not in self._values:
             if self.project is None:
                 lying = phi = self.scratch.take("phi", rows, self.known, inputs)
             else:  # the projection is one matrix product if functions are the outermost
                 lying = self.scratch.take("phi", self.known, rows, inputs)
                 phi = lying.permute(1, 0, 2)
-            self._values[shape] = phi, lying, list(phi.split(list(self.functions.widths), 1))
+            self._values[shape] = phi, lying, list(torch.split(phi, list(self.functions.widths), 1))
         phi, lying, outs = self._values[shape]
         pulls = [
             evaluate(self.parts[i][r][c], self.columns[c], out, self.scratch.part(slot))[1]
@@ -157,19 +159,23 @@ class Pass:
             return [w.view(-1, outs)]
         return w.view(self.width, columns, outs).unbind()
 
-    def forward(self, keep: bool) -> tuple[Tensor, list[Tensor | None]]:
-        """Outputs ``(N, out)``, and what is kept of each tile for backward."""
+    def forward(self, keep: bool) -> tuple[Tensor, Tensor | None]:
+        """Outputs ``(N, out)``, and what is kept of the edges for backward, ``(in, out)``."""
         coefficients, shift = self.way.coefficients, self.way.shift is not None
-        notes: list[Tensor | None] = []
+        notes: Tensor | None = None
         y = self.arguments[0].new_zeros(self.number, self.outputs)
-        ys = [row.split(self.sizes.outputs, 1) for row in y.split(self.sizes.rows)]
+        ys = [torch.split(row, self.sizes.outputs, 1) for row in torch.split(y, self.sizes.rows)]
         whole = len(self.rows) == 1
         for c in range(len(self.columns)):
             psi: list[Tensor] = []
             for o in range(len(self.outs)):
                 tile = self._tile(c, o)
                 note = coefficients.note(tile, self.scratch)
-                notes.append(note if keep else None)
+                if keep and note is not None:  # by edge: backward may cut other tiles
+                    if notes is None:
+                        notes = note.new_empty(self.inputs, self.outputs)
+                    part = notes[self.columns[c], self.outs[o]]
+                    part.copy_(note.view(part.shape))
                 w = self._blocks(coefficients.tile(tile, note, self.scratch)[0], c, o)
                 for r in range(len(self.rows)):
                     if o == 0 or not whole:
@@ -181,7 +187,7 @@ class Pass:
                         ys[r][o].addmm_(block, matrix)
         return y, notes
 
-    def backward(self, gy: Tensor, notes: Sequence[Tensor | None]) -> _Found:
+    def backward(self, gy: Tensor, notes: Tensor | None) -> _Found:
         """Gradients of arguments, of z, and of the tables (and projection and shift) of the way."""
         assert self.wanted is not None
         coefficients, learn = self.way.coefficients, self.wanted.coefficients
@@ -196,13 +202,16 @@ class Pass:
         if gz is not None:
             targets = self._tiles_of(gz if self.input_major else gz.transpose(0, 1))
         gy = gy.contiguous()
-        gys = [row.split(self.sizes.outputs, 1) for row in gy.split(self.sizes.rows)]
-        whole, noted = len(self.rows) == 1, iter(notes)
+        gys = [torch.split(row, self.sizes.outputs, 1) for row in torch.split(gy, self.sizes.rows)]
+        whole = len(self.rows) == 1
         for c in range(len(self.columns)):
             basis = _Basis(self, 0, c, gy) if whole else None
             for o in range(len(self.outs)):
                 tile = self._tile(c, o)
-                w, kept = coefficients.tile(tile, next(noted), self.scratch, self._slopes)
+                note = None
+                if notes is not None:
+                    note = notes[self.columns[c], self.outs[o]].reshape(-1)
+                w, kept = coefficients.tile(tile, note, self.scratch, self._slopes)
                 gw = self.scratch.take("gw", *w.shape) if learn else None
                 matrices = self._blocks(w, c, o)
                 g_matrices = None if gw is None else self._blocks(gw, c, o)
@@ -255,7 +264,7 @@ class _Basis:
         g_matrices: Sequence[Tensor] | None,
         first: bool,
     ) -> None:
-        """Gradients of coefficients, which start ``first``, and of what they are multiplied with."""
+        """Gradients of coefficients (the ``first`` rows start them) and of their other factor."""
         if g_matrices is not None:
             for block, target in zip(self.psi, g_matrices, strict=False):
                 _add(target, block.T, g, first)
@@ -278,7 +287,7 @@ class _Basis:
             torch.mm(pass_.project.T, flat, out=back.view(pass_.known, -1))
             g = back.permute(1, 0, 2)
         functions = pass_.functions
-        parts = g.split(list(functions.widths), 1)
+        parts = torch.split(g, list(functions.widths), 1)
         for i, pull, part in zip(functions.arguments, self.pulls, parts, strict=True):
             target = gx[i]
             if target is not None:

@@ -21,6 +21,7 @@ class Finder:
     """
 
     def __init__(self, bounds: Tensor) -> None:
+        """Make the table, unless bisection is better."""
         self.bounds = bounds
         self.steps = _STEPS + 1
         finite = bounds[bounds.isfinite()]

@@ -173,7 +173,7 @@ class _Hidden:
         scratch: Scratch | None = None,
     ) -> Tensor:
         if self.activation == "relu":  # on where its result is positive
-            ga = torch.ops.aten.threshold_backward.grad_input(gw, w, 0, grad_input=gw)
+            ga: Tensor = torch.ops.aten.threshold_backward.grad_input(gw, w, 0, grad_input=gw)
         else:
             assert isinstance(kept, Tensor)
             ga = SLOPES[self.activation](kept).mul_(gw)

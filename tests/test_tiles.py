@@ -1,0 +1,79 @@
+"""The arithmetic of tiles, and what they are made of, against plain torch."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kanmeta import tiling
+from kanmeta.pieces import Finder
+from kanmeta.scratch import Scratch
+from kanmeta.splines import splines
+
+numbers = st.floats(width=32, allow_nan=False)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.lists(numbers, max_size=80), st.lists(numbers, min_size=1, max_size=40))
+def test_pieces_are_those_of_bucketize(bounds: list[float], extra: list[float]) -> None:
+    edges = torch.tensor([*bounds, -torch.inf, torch.inf], dtype=torch.float32).sort().values
+    z = torch.tensor([*bounds, *extra, torch.inf, -torch.inf], dtype=torch.float32)
+    assert torch.equal(Finder(edges).find(z, Scratch(z)), torch.bucketize(z, edges))
+
+
+def test_close_bounds_and_neighbours_are_told_apart() -> None:
+    at = torch.linspace(-1, 1, 33).double()
+    bounds = torch.cat([at, torch.nextafter(at, at - 1)]).sort().values
+    z = torch.cat([bounds, torch.nextafter(bounds, bounds + 1), torch.randn(1000).double()])
+    finder = Finder(bounds)
+    assert finder.steps <= 2  # the table is in use
+    assert torch.equal(finder.find(z, Scratch(z)), torch.bucketize(z, bounds))
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(
+    st.tuples(*[st.integers(1, 3000)] * 3),
+    st.integers(1, 60),
+    st.integers(1, 400),
+    st.integers(1, 2_000_000),
+)
+def test_tiles_fit_the_budget(
+    sizes: tuple[int, int, int], edge: int, value: int, budget: int
+) -> None:
+    problem = tiling.Problem(*sizes, an_edge=edge, a_value=value, functions=9)
+    cut = tiling.cut(problem, budget)
+    taken = cut.columns * (cut.rows * value + cut.outputs * edge)
+    assert taken <= budget or (cut.rows, cut.columns, cut.outputs) == (1, 1, 1)
+    assert cut.rows <= sizes[0]
+    assert cut.columns <= sizes[1]
+    assert cut.outputs <= sizes[2]
+
+
+@pytest.mark.parametrize("number", [5, 60])
+@pytest.mark.parametrize("even", [True, False])
+def test_values_and_slopes_of_splines(number: int, even: bool) -> None:
+    """What is written in place, and the slope pulled back, are those of the recursion."""
+    knots = torch.linspace(-2, 2, number + 7, dtype=torch.float64).repeat(3, 1)
+    if not even:
+        knots = knots.clone()
+        knots[1, 4] += 0.01
+    functions = splines(knots, 3)
+    x = torch.linspace(-2.5, 2.5, 3 * 50, dtype=torch.float64).view(50, 3).requires_grad_()
+    expected, _ = functions(x, slice(0, 3))
+    weights = torch.randn(50, number + 3, 3, dtype=torch.float64)
+    (slope,) = torch.autograd.grad(expected, x, weights)
+    out = torch.full_like(weights, torch.nan)
+    values, pull = functions(x.detach(), slice(0, 3), out, Scratch(out))
+    torch.testing.assert_close(values, expected.detach(), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(pull(weights), slope, rtol=1e-9, atol=1e-11)
+    inside = expected[(x.detach().abs().max(1).values < 0.5)]
+    torch.testing.assert_close(inside.sum(1), torch.ones_like(inside[:, 0]))
+
+
+def test_buffers_are_used_again() -> None:
+    scratch = Scratch(torch.zeros(1))
+    a = scratch.take("a", 3, 4)
+    assert scratch.take("a", 4, 3).data_ptr() == a.data_ptr()
+    assert scratch.take("b", 3, 4).data_ptr() != a.data_ptr()
+    assert scratch.part(1).take("a", 3, 4).data_ptr() != a.data_ptr()
+    assert scratch.take("a", 100).numel() == 100
