@@ -24,7 +24,7 @@ __all__ = ["EXECUTIONS", "Facts", "check", "check_layers", "choose", "default_bu
 
 EXECUTIONS = ("auto", "materialize", "regenerate", "stream")
 
-_LARGEST, _SMALLEST = 4 << 20, 1 << 18  # bytes
+_LARGEST, _SMALLEST = 4 << 20, 400_000  # bytes
 _BYTES_PER_EDGE = 8
 
 
@@ -49,7 +49,7 @@ def default_budget(edges: int, dim_w: int) -> int:
     """Bytes of scratch of a layer: half of what its prompts, gradients and Adam's state take.
 
     Prompts of one float32 number take 16 bytes an edge with those. More for fine grids, whose
-    tiles are larger. At most 4 MB, beyond which blocks leave the caches; at least 0.25 MB, below
+    tiles are larger. At most 4 MB, beyond which blocks leave the caches; at least 0.4 MB, below
     which calls cost more than the work in them.
     """
     return min(_LARGEST, max(_SMALLEST, _BYTES_PER_EDGE * edges * max(dim_w, 16) // 16))
