@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from kanmeta import fused
+from kanmeta.passes import Functions
 from kanmeta.spec import LayerSpec
 from kanmeta.stream import Sources
 
-__all__ = ["agree", "compute", "fits", "state"]
+__all__ = ["TOLERANCES", "agree", "compute", "fits", "state"]
 
-_TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-9}
+TOLERANCES = {torch.float32: 1e-4, torch.float64: 1e-9}
+"""Relative errors that rounding explains where the same is computed in another order."""
 
 
 def fits(spec: LayerSpec, mapped: bool, args: tuple[Any, ...]) -> bool:
@@ -29,7 +31,7 @@ def fits(spec: LayerSpec, mapped: bool, args: tuple[Any, ...]) -> bool:
         and len(args) == 1
         and {*spec.edge_axes} == {"o", "i"}
         and all(slot.path in spec.basis.branches for slot in spec.slots)
-        and x.dtype in _TOLERANCES
+        and x.dtype in TOLERANCES
         and x.shape[-1] == spec.sizes["i"]
         and (spec.leading or x.dim() == 2)
         and not torch.is_autocast_enabled(x.device.type)
@@ -60,20 +62,18 @@ def compute(
     """Run the layer; None if its basis is not one that its adapter knows."""
     assert spec.basis is not None
     branches = [spec.basis.branches[slot.path] for slot in spec.slots]
-    functions = [branch.functions(layer) for branch in branches]
+    each = [f for f in (branch.functions(layer) for branch in branches) if f is not None]
+    if len(each) != len(branches):
+        return None
     rows = x.reshape(-1, x.shape[-1])
     kinds = list(dict.fromkeys(branch.argument for branch in branches))
     described = fused.Layer(
-        functions=[f for f in functions if f is not None],
-        widths=spec.widths,
-        arguments=[kinds.index(branch.argument) for branch in branches],
+        functions=Functions(each, spec.widths, [kinds.index(b.argument) for b in branches]),
         input_major=spec.edge_axes == ("i", "o"),
         activation=activation,
         generate=generate,
         scratch=scratch,
     )
-    if len(described.functions) != len(functions):
-        return None
     y = fused.apply(described, tuple(kind(layer, rows) for kind in kinds), sources)
     return spec.basis.finish(layer, y).view(*x.shape[:-1], y.shape[-1])
 
@@ -119,6 +119,6 @@ def agree(
         if mine is None:
             continue
         size = torch.maximum(other.norm(), largest * 1e-3)
-        if not (mine - other).norm() <= _TOLERANCES[like.dtype] * size:
+        if not (mine - other).norm() <= TOLERANCES[like.dtype] * size:
             return False
     return True

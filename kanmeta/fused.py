@@ -12,7 +12,6 @@ from torch import Tensor
 
 from kanmeta import blocks
 from kanmeta.blocks import Cut, Tensors
-from kanmeta.functions import Evaluate
 from kanmeta.passes import Functions, Pass, Wanted
 from kanmeta.stream import Sources
 from kanmeta.tiles import Way, way_of
@@ -25,18 +24,14 @@ class Layer:
     """What is known of a layer.
 
     Attributes:
-        functions: of each slot in turn.
-        widths: number of functions of each slot.
-        arguments: for each slot, which of the tensors given to :func:`apply` it takes.
+        functions: the basis, of the tensors given to :func:`apply`.
         input_major: the prompts are ``(in, out, dim_z)``, not ``(out, in, dim_z)``.
         activation: of the meta-learner.
         generate: sources -> coefficients ``(*edges, dim_w)``, differentiable.
         scratch: bytes.
     """
 
-    functions: Sequence[Evaluate]
-    widths: Sequence[int]
-    arguments: Sequence[int]
+    functions: Functions
     input_major: bool
     activation: str
     generate: Callable[[Sources], Tensor]
@@ -61,7 +56,7 @@ def plain(layer: Layer, arguments: Tensors, w: Tensor) -> Tensor:
     every = slice(0, arguments[0].shape[1])
     values = [
         evaluate(arguments[i], every)[0]
-        for evaluate, i in zip(layer.functions, layer.arguments, strict=True)
+        for evaluate, i in zip(layer.functions.each, layer.functions.arguments, strict=True)
     ]
     edges = "io" if layer.input_major else "oi"
     return torch.einsum(f"nki,{edges}k->no", torch.cat(values, 1), w)
@@ -72,8 +67,7 @@ def _pass(
 ) -> Pass:
     z = sources[0]
     assert z is not None
-    functions = Functions(layer.functions, layer.widths, layer.arguments)
-    return Pass(functions, arguments, z, layer.input_major, way, layer.scratch, wanted)
+    return Pass(layer.functions, arguments, z, layer.input_major, way, layer.scratch, wanted)
 
 
 class _Fused(torch.autograd.Function):
@@ -154,7 +148,7 @@ def _differentiable(
         return (plain(layer, rows, shared[0]),), ()
 
     w = layer.generate(sources)
-    numbers = sum(a.shape[1] for a in arguments) * 10 * max(layer.widths)
+    numbers = sum(a.shape[1] for a in arguments) * 10 * max(layer.functions.widths)
     step = max(1, layer.scratch // (numbers * w.element_size()))
     found = blocks.pull_back(
         function, Cut(0, step), (arguments, (w,)), ((gy,), ()), (wanted, (any(learned),))

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-__all__ = ["rows_are_independent", "without_dropout"]
+from kanmeta.fast import TOLERANCES
 
-_TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
+__all__ = ["rows_are_independent", "without_dropout"]
 
 
 def rows_are_independent(run: Callable[[Tensor], Any], x: Tensor, axis: int) -> bool:
@@ -59,5 +59,5 @@ def _tensors(outputs: Any) -> tuple[Tensor, ...]:
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
-    bound = _TOLERANCES.get(a.dtype, 2e-2) * (1 + float(b.float().norm()))
+    bound = TOLERANCES.get(a.dtype, 2e-2) * (1 + float(b.float().norm()))
     return a.shape == b.shape and float((a.double() - b.double()).norm()) <= bound

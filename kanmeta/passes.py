@@ -169,14 +169,14 @@ class Pass:
         for c in range(len(self.columns)):
             psi: list[Tensor] = []
             for o in range(len(self.outs)):
-                tile = self._tile(c, o)
-                note = coefficients.note(tile, self.scratch)
+                z = self._tile(c, o)
+                note = coefficients.note(z, self.scratch)
                 if keep and note is not None:  # by edge: backward may cut other tiles
                     if notes is None:
                         notes = note.new_empty(self.inputs, self.outputs)
                     part = notes[self.columns[c], self.outs[o]]
                     part.copy_(note.view(part.shape))
-                w = self._blocks(coefficients.tile(tile, note, self.scratch)[0], c, o)
+                w = self._blocks(coefficients.tile(z, note, self.scratch).w, c, o)
                 for r in range(len(self.rows)):
                     if o == 0 or not whole:
                         phi, lying, _ = self._evaluate(r, c)
@@ -207,13 +207,12 @@ class Pass:
         for c in range(len(self.columns)):
             basis = _Basis(self, 0, c, gy) if whole else None
             for o in range(len(self.outs)):
-                tile = self._tile(c, o)
                 note = None
                 if notes is not None:
                     note = notes[self.columns[c], self.outs[o]].reshape(-1)
-                w, kept = coefficients.tile(tile, note, self.scratch, self._slopes)
-                gw = self.scratch.take("gw", *w.shape) if learn else None
-                matrices = self._blocks(w, c, o)
+                tile = coefficients.tile(self._tile(c, o), note, self.scratch, self._slopes)
+                gw = self.scratch.take("gw", *tile.w.shape) if learn else None
+                matrices = self._blocks(tile.w, c, o)
                 g_matrices = None if gw is None else self._blocks(gw, c, o)
                 for r in range(len(self.rows)):
                     here = basis or _Basis(self, r, c, gy if o == 0 else None)
@@ -221,7 +220,7 @@ class Pass:
                     if not whole:
                         here.pull(gx, g_project)
                 if gw is not None:
-                    edges = coefficients.pull(tile, kept, w, gw, sums, self.scratch)
+                    edges = coefficients.pull(tile, gw, sums, self.scratch)
                     targets[c][o].copy_(edges.view(targets[c][o].shape))
             if basis is not None:
                 basis.pull(gx, g_project)

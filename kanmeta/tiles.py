@@ -15,20 +15,37 @@ In the last two, sum_i sum_k B_k(x_i) b2_k (+ W2 b1) is added to all outputs ali
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from kanmeta.blocks import Tensors
 from kanmeta.generate import SLOPES, kinks, tables
 from kanmeta.meta import ACTIVATIONS
 from kanmeta.pieces import Finder
 from kanmeta.scratch import Scratch
 
-__all__ = ["Coefficients", "Way", "way_of"]
+__all__ = ["Coefficients", "Tile", "Way", "way_of"]
 
 Matrices = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
 """W1, b1, W2, b2."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Coefficients of a tile of E edges.
+
+    Attributes:
+        z: prompts, ``(dim_z, E)``.
+        w: coefficients, ``(width, E)``.
+        kept: what pulling gradients back needs beside them.
+    """
+
+    z: Tensor
+    w: Tensor
+    kept: object = None
 
 
 class Coefficients(Protocol):
@@ -37,43 +54,30 @@ class Coefficients(Protocol):
     Attributes:
         width: coefficients of an edge.
         extra: numbers an edge that generating takes beside them.
+        tables: what they are generated from, differentiable in W1, b1, W2, b2.
     """
 
     width: int
     extra: int
+    tables: Tensors
 
-    @property
-    def tables(self) -> tuple[Tensor, ...]:
-        """What they are generated from, differentiable in W1, b1, W2, b2."""
-        ...
-
-    def note(self, z: Tensor, scratch: Scratch | None = None) -> Tensor | None:
+    def note(self, z: Tensor, scratch: Scratch) -> Tensor | None:
         """What is worth keeping of a tile between forward and backward, a byte an edge."""
-        ...
+        return None
 
-    def tile(
-        self, z: Tensor, note: Tensor | None, scratch: Scratch | None = None, whole: bool = True
-    ) -> tuple[Tensor, object]:
-        """``(dim_z, E)`` to ``(width, E)``, and what :meth:`pull` needs.
+    def tile(self, z: Tensor, note: Tensor | None, scratch: Scratch, whole: bool = True) -> Tile:
+        """Generate a tile.
 
         Args:
-            z: prompts of the tile.
+            z: its prompts, ``(dim_z, E)``.
             note: of the tile.
-            scratch: buffers, which both results may lie in; None: allocate them.
+            scratch: buffers, which the tile may lie in.
             whole: whether the coefficients are used; else they may be left uninitialised.
         """
         ...
 
-    def pull(
-        self,
-        z: Tensor,
-        kept: object,
-        w: Tensor,
-        gw: Tensor,
-        sums: tuple[Tensor, ...],
-        scratch: Scratch | None = None,
-    ) -> Tensor:
-        """Gradient of z; adds that of the tables to ``sums``. Overwrites what it is given."""
+    def pull(self, tile: Tile, gw: Tensor, sums: Tensors, scratch: Scratch) -> Tensor:
+        """Gradient of z; adds that of the tables to ``sums``. Overwrites ``tile`` and ``gw``."""
         ...
 
 
@@ -109,36 +113,23 @@ def way_of(matrices: Matrices, activation: str) -> Way:
     return Way(_Dense(weight1, bias1, weight2, bias2, activation))
 
 
-class _Prompts:
+class _Prompts(Coefficients):
     """The prompts themselves."""
 
-    tables: tuple[Tensor, ...] = ()
+    tables = ()
     extra = 0
 
     def __init__(self, dim_z: int) -> None:
         self.width = dim_z
 
-    def note(self, z: Tensor, scratch: Scratch | None = None) -> Tensor | None:
-        return None
+    def tile(self, z: Tensor, note: Tensor | None, scratch: Scratch, whole: bool = True) -> Tile:
+        return Tile(z, z)
 
-    def tile(
-        self, z: Tensor, note: Tensor | None, scratch: Scratch | None = None, whole: bool = True
-    ) -> tuple[Tensor, object]:
-        return z, None
-
-    def pull(
-        self,
-        z: Tensor,
-        kept: object,
-        w: Tensor,
-        gw: Tensor,
-        sums: tuple[Tensor, ...],
-        scratch: Scratch | None = None,
-    ) -> Tensor:
+    def pull(self, tile: Tile, gw: Tensor, sums: Tensors, scratch: Scratch) -> Tensor:
         return gw
 
 
-class _Hidden:
+class _Hidden(Coefficients):
     """a(W1 z + b1)."""
 
     def __init__(self, weight1: Tensor, bias1: Tensor | None, activation: str) -> None:
@@ -148,41 +139,28 @@ class _Hidden:
         bias = weight1.new_zeros(self.width) if bias1 is None else bias1
         self.tables = (weight1, bias[:, None])
 
-    def note(self, z: Tensor, scratch: Scratch | None = None) -> Tensor | None:
-        return None
-
-    def tile(
-        self, z: Tensor, note: Tensor | None, scratch: Scratch | None = None, whole: bool = True
-    ) -> tuple[Tensor, object]:
+    def tile(self, z: Tensor, note: Tensor | None, scratch: Scratch, whole: bool = True) -> Tile:
         weight1, bias1 = self.tables
-        a = (scratch or Scratch(z)).take("hidden", self.width, z.shape[1])
+        a = scratch.take("hidden", self.width, z.shape[1])
         # A matrix product with one inner dimension is slow.
         product = torch.mul if len(z) == 1 else torch.mm
         product(weight1, z, out=a).add_(bias1)
         if self.activation == "relu":
-            return a.relu_(), None
-        return ACTIVATIONS[self.activation](a), a
+            return Tile(z, a.relu_())
+        return Tile(z, ACTIVATIONS[self.activation](a), a)
 
-    def pull(
-        self,
-        z: Tensor,
-        kept: object,
-        w: Tensor,
-        gw: Tensor,
-        sums: tuple[Tensor, ...],
-        scratch: Scratch | None = None,
-    ) -> Tensor:
+    def pull(self, tile: Tile, gw: Tensor, sums: Tensors, scratch: Scratch) -> Tensor:
         if self.activation == "relu":  # on where its result is positive
-            ga: Tensor = torch.ops.aten.threshold_backward.grad_input(gw, w, 0, grad_input=gw)
+            ga: Tensor = torch.ops.aten.threshold_backward.grad_input(gw, tile.w, 0, grad_input=gw)
         else:
-            assert isinstance(kept, Tensor)
-            ga = SLOPES[self.activation](kept).mul_(gw)
-        sums[0].addmm_(ga, z.T)
+            assert isinstance(tile.kept, Tensor)
+            ga = SLOPES[self.activation](tile.kept).mul_(gw)
+        sums[0].addmm_(ga, tile.z.T)
         sums[1].add_(ga.sum(1, keepdim=True))
         return self.tables[0].T @ ga
 
 
-class _Dense:
+class _Dense(Coefficients):
     """W2 a(W1 z + b1) + b2."""
 
     def __init__(
@@ -199,40 +177,26 @@ class _Dense:
         bias = weight2.new_zeros(self.width) if bias2 is None else bias2
         self.tables = (*self.hidden.tables, weight2, bias[:, None])
 
-    def note(self, z: Tensor, scratch: Scratch | None = None) -> Tensor | None:
-        return None
-
-    def tile(
-        self, z: Tensor, note: Tensor | None, scratch: Scratch | None = None, whole: bool = True
-    ) -> tuple[Tensor, object]:
-        buffers = scratch or Scratch(z)
-        h, a = self.hidden.tile(z, None, buffers)
-        w = buffers.take("w", self.width, z.shape[1])
+    def tile(self, z: Tensor, note: Tensor | None, scratch: Scratch, whole: bool = True) -> Tile:
+        h = self.hidden.tile(z, None, scratch)
+        w = scratch.take("w", self.width, z.shape[1])
         if whole:
-            torch.mm(self.tables[2], h, out=w).add_(self.tables[3])
-        return w, (h, a)
+            torch.mm(self.tables[2], h.w, out=w).add_(self.tables[3])
+        return Tile(z, w, h)
 
-    def pull(
-        self,
-        z: Tensor,
-        kept: object,
-        w: Tensor,
-        gw: Tensor,
-        sums: tuple[Tensor, ...],
-        scratch: Scratch | None = None,
-    ) -> Tensor:
-        assert isinstance(kept, tuple)
-        h, a = kept
-        sums[2].addmm_(gw, h.T)
+    def pull(self, tile: Tile, gw: Tensor, sums: Tensors, scratch: Scratch) -> Tensor:
+        h = tile.kept
+        assert isinstance(h, Tile)
+        sums[2].addmm_(gw, h.w.T)
         sums[3].add_(gw.sum(1, keepdim=True))
-        gh = (scratch or Scratch(z)).take("gh", *h.shape)
-        return self.hidden.pull(z, a, h, torch.mm(self.tables[2].T, gw, out=gh), sums[:2])
+        gh = torch.mm(self.tables[2].T, gw, out=scratch.take("gh", *h.w.shape))
+        return self.hidden.pull(h, gh, sums[:2], scratch)
 
 
 _LANES = 8  # sums that take turns: adding to the one just written waits for the store
 
 
-class _Pieces:
+class _Pieces(Coefficients):
     """A[p] + C[p] z: the same for relu and one number z; see :mod:`kanmeta.generate`."""
 
     def __init__(
@@ -240,53 +204,45 @@ class _Pieces:
     ) -> None:
         self.width = len(weight2)
         self.extra = 4 + 2 * 2  # a prompt, its gradient, room for notes; two indices of 8 bytes
-        bounds = kinks(weight1, bias1)
-        self.finder = Finder(bounds)
-        slopes, starts = tables(weight1, bias1, weight2, bias2, bounds)
+        self.bounds = kinks(weight1, bias1)
+        slopes, starts = tables(weight1, bias1, weight2, bias2, self.bounds)
         self.tables = (slopes.T.contiguous(), starts.T.contiguous())
 
-    def note(self, z: Tensor, scratch: Scratch | None = None) -> Tensor | None:
-        if len(self.finder.bounds) > 255:
-            return None
-        return self.finder.find(z[0], scratch or Scratch(z)).to(torch.uint8)
+    @cached_property
+    def finder(self) -> Finder:
+        """Not needed in backward where notes are kept."""
+        return Finder(self.bounds)
 
-    def tile(
-        self, z: Tensor, note: Tensor | None, scratch: Scratch | None = None, whole: bool = True
-    ) -> tuple[Tensor, object]:
-        buffers, edges = scratch or Scratch(z), z.shape[1]
+    def note(self, z: Tensor, scratch: Scratch) -> Tensor | None:
+        return self.finder.find(z[0], scratch).to(torch.uint8) if len(self.bounds) < 256 else None
+
+    def tile(self, z: Tensor, note: Tensor | None, scratch: Scratch, whole: bool = True) -> Tile:
+        edges = z.shape[1]
         if note is None:
-            piece = self.finder.find(z[0], buffers)
+            piece = self.finder.find(z[0], scratch)
         else:
-            piece = buffers.take("piece", edges, dtype=torch.int64).copy_(note)
+            piece = scratch.take("piece", edges, dtype=torch.int64).copy_(note)
         index = piece.expand(self.width, edges)
         slopes, starts = self.tables
-        here = buffers.take("slopes", self.width, edges)
+        here = scratch.take("slopes", self.width, edges)
         torch.gather(slopes, 1, index, out=here)
-        w = buffers.take("w", self.width, edges)
+        w = scratch.take("w", self.width, edges)
         if whole:
             torch.gather(starts, 1, index, out=w).addcmul_(here, z)
-        return w, (piece, here)
+        return Tile(z, w, (piece, here))
 
-    def pull(
-        self,
-        z: Tensor,
-        kept: object,
-        w: Tensor,
-        gw: Tensor,
-        sums: tuple[Tensor, ...],
-        scratch: Scratch | None = None,
-    ) -> Tensor:
-        assert isinstance(kept, tuple)
-        piece, slopes = kept
-        buffers, edges = scratch or Scratch(z), z.shape[1]
+    def pull(self, tile: Tile, gw: Tensor, sums: Tensors, scratch: Scratch) -> Tensor:
+        assert isinstance(tile.kept, tuple)
+        piece, slopes = tile.kept
+        edges = len(piece)
         gz: Tensor = slopes.mul_(gw).sum(0, keepdim=True)
-        lanes = buffers.take("lanes", edges, dtype=torch.int64)
+        lanes = scratch.take("lanes", edges, dtype=torch.int64)
         torch.arange(edges, out=lanes).bitwise_and_(_LANES - 1)
         index = lanes.add_(piece, alpha=_LANES).expand(self.width, edges)
         pieces = sums[0].shape[1]
-        parts = buffers.take("parts", 2, self.width, pieces * _LANES).zero_()
+        parts = scratch.take("parts", 2, self.width, pieces * _LANES).zero_()
         parts[1].scatter_add_(1, index, gw)
-        parts[0].scatter_add_(1, index, gw.mul_(z))
+        parts[0].scatter_add_(1, index, gw.mul_(tile.z))
         total = parts.view(2, self.width, pieces, _LANES).sum(3)
         sums[0].add_(total[0])
         sums[1].add_(total[1])

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-__all__ = ["unkept"]
+from kanmeta.stream import Sources
 
-Sources = tuple[Tensor | None, ...]
+__all__ = ["unkept"]
 
 
 @dataclass(frozen=True)
