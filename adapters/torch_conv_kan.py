@@ -7,11 +7,64 @@ positions share; ``wavelet_out`` mixes outputs after the edges are summed. A bot
 between its n inner channels only: its base branch joins other channels and stays plain.
 """
 
+from torch import Tensor, nn
+
 from kanmeta.adapter import Adapter, Slot
+from kanmeta.basis import Evaluate, elementwise, gaussians, splines
+from kanmeta.conv_basis import ConvBranch, Convolution, Formula
 
 BASE = Slot("base_conv.{g}.weight", "o i ...")
 CHOSEN = ("layer_norm.*", "base_activation.*")
 """Norms and base activations are the constructor's choice and never hold coefficients."""
+
+
+_FEW = 32
+"""Knots for which all splines of a grid that channels share are computed at once."""
+
+
+def _base(layer: nn.Module) -> Evaluate:
+    return elementwise(layer.base_activation)  # type: ignore[arg-type]
+
+
+def _splines(layer: nn.Module) -> Evaluate:
+    """The grid is a plain tensor, which a cast of the layer leaves as it is."""
+    grid, order = layer.grid, int(layer.spline_order)  # type: ignore[arg-type]
+    assert isinstance(grid, Tensor)
+    if grid.dtype == next(layer.parameters()).dtype and len(grid) <= _FEW:
+        return splines(grid[None], order)
+    return Formula(lambda x: _recursion(x, grid.to(x.device), order))
+
+
+def _recursion(x: Tensor, grid: Tensor, order: int) -> Tensor:
+    """Cox-de Boor with the differences of knots in their own dtype, as in the library."""
+    knots, x = grid[:, None], x.unsqueeze(1)
+    values = ((x >= knots[:-1]) & (x < knots[1:])).to(x)
+    for k in range(1, order + 1):
+        rising = (x - knots[: -k - 1]) / (knots[k:-1] - knots[: -k - 1])
+        falling = (knots[k + 1 :] - x) / (knots[k + 1 :] - knots[1:-k])
+        values = rising * values[:, :-1] + falling * values[:, 1:]
+    return values
+
+
+def _activated(layer: nn.Module, group: int, y: Tensor) -> Tensor:
+    y = layer.prelus[group](layer.layer_norm[group](y))  # type: ignore[index, operator]
+    return _dropped(layer, y)
+
+
+def _gaussians(layer: nn.Module) -> Evaluate:
+    rbf = layer.get_submodule("rbf")
+    return gaussians(rbf.grid, float(rbf.denominator))  # type: ignore[arg-type]
+
+
+def _normed(layer: nn.Module, group: int, x: Tensor) -> Tensor:
+    """The norm is over the inputs of the Gaussians."""
+    y: Tensor = layer.layer_norm[group](_dropped(layer, x))  # type: ignore[index, operator]
+    return y
+
+
+def _dropped(layer: nn.Module, x: Tensor) -> Tensor:
+    dropout = layer.dropout
+    return dropout(x) if isinstance(dropout, nn.Module) else x
 
 
 def _wavelets(version: str, path: str, layout: str) -> Adapter:
@@ -43,6 +96,11 @@ ADAPTERS = (
         free=CHOSEN,
         edges="g o i ...",
         rows="always",
+        basis=Convolution(
+            {BASE.path: ConvBranch(_base), "spline_conv.{g}.weight": ConvBranch(_splines)},
+            "base_conv.0",
+            _activated,
+        ),
     ),
     Adapter(
         name="torch-conv-kan/fast-conv",
@@ -52,6 +110,13 @@ ADAPTERS = (
         free=CHOSEN,
         edges="g o i ...",
         rows="always",
+        basis=Convolution(
+            {
+                BASE.path: ConvBranch(_base),
+                "spline_conv.{g}.weight": ConvBranch(_gaussians, _normed),
+            },
+            "base_conv.0",
+        ),
     ),
     Adapter(
         name="torch-conv-kan/relu-conv",

@@ -12,6 +12,7 @@ from torch import nn
 
 from kanmeta import layout as layouts
 from kanmeta.basis import Basis
+from kanmeta.conv_basis import Convolution
 from kanmeta.errors import AdapterError
 
 __all__ = ["Adapter", "Container", "Slot", "placeholders"]
@@ -82,8 +83,9 @@ class Adapter:
             in each layer. Rows are the first dimension of the input.
         leading: the input is (*, in): all dimensions but the last are rows, not only the first.
         expands: its forward makes tensors of (rows, outputs, inputs) numbers.
-        basis: the functions that a linear layer multiplies its coefficients with; optional. With
-            them it runs faster; that they are right is checked on each layer.
+        basis: the functions that a linear layer multiplies its coefficients with, or a convolution
+            convolves them with; optional. With them it runs faster and in less memory; that they
+            are right is checked on each layer.
     """
 
     name: str
@@ -105,7 +107,7 @@ class Adapter:
     rows: str = "never"
     leading: bool = False
     expands: bool = False
-    basis: Basis | None = None
+    basis: Basis | Convolution | None = None
 
     def __post_init__(self) -> None:
         """Refuse declarations that contradict themselves."""

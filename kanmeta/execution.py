@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from kanmeta import fast, policy, stream
+from kanmeta import conv_fast, fast, policy, stream
 from kanmeta.blocks import Cut
 from kanmeta.errors import CoefficientWriteError
 from kanmeta.generate import from_matrices, no_autocast
@@ -171,8 +171,12 @@ class Binding:
 
     def fused(self, x: Tensor, sources: stream.Sources) -> Tensor | None:
         """Run the layer by the basis that its adapter declares; None if it does not know it."""
-        return fast.compute(
-            self.layer,
+        return self._by_basis(self.layer, x, sources)
+
+    def _by_basis(self, layer: nn.Module, x: Tensor, sources: stream.Sources) -> Tensor | None:
+        compute = conv_fast.compute if self.spec.kernel else fast.compute
+        return compute(
+            layer,
             self.spec,
             x,
             sources,
@@ -181,10 +185,28 @@ class Binding:
             scratch=self.scratch,
         )
 
-    def knows_basis(self, forward: Callable[..., Any]) -> bool:
+    def is_described(self, args: tuple[Any, ...]) -> bool:
+        """Whether the call is one that the basis that its adapter declares describes."""
+        mapped = self.map is not None
+        if self.spec.kernel:
+            return conv_fast.fits(self.layer, self.spec, mapped, args)
+        return fast.fits(self.spec, mapped, args)
+
+    def knows_basis(self, forward: Callable[..., Any], x: Tensor) -> bool:
         """Whether that gives what the library's ``forward`` does; compared once a state."""
         state = fast.state(self.layer)
-        if self.compared[0] != state:
+        if self.compared[0] != state and self.spec.kernel:
+            with torch.no_grad():
+                sources = self.sources()
+                generated = self.tensors(sources)
+
+            def by_basis(layer: nn.Module, x: Tensor) -> Tensor | None:
+                return self._by_basis(layer, x, sources)
+
+            function = forward.__func__  # type: ignore[attr-defined]
+            same = conv_fast.agrees(self.layer, self.spec, function, generated, by_basis, x)
+            self.compared = (state, same)
+        elif self.compared[0] != state:
             plain = [p for n, p in self.layer.named_parameters() if "meta_learner." not in n]
             learned = [p for p in plain if p.requires_grad]
 
@@ -194,7 +216,7 @@ class Binding:
             def theirs(x: Tensor) -> Any:
                 return self.whole(forward, (x,), {})
 
-            same = fast.agree(self.spec, ours, theirs, self.prompts, learned)
+            same = fast.agree((8, self.spec.sizes["i"]), ours, theirs, self.prompts, learned)
             self.compared = (state, same)
         return self.compared[1]
 
@@ -264,12 +286,13 @@ def run(
 ) -> Any:
     """Run the library's ``forward`` with generated coefficients in place of its Parameters."""
     mode, cut = _mode(binding, args)
-    if mode == "stream" and cut is not None:
+    if mode == "stream":
         sources, unbound = binding.sources(), forward.__func__  # type: ignore[attr-defined]
-        described = not kwargs and fast.fits(binding.spec, binding.map is not None, args)
-        if described and binding.knows_basis(forward):
+        alone = cut is not None or bool(binding.spec.kernel)
+        described = alone and not kwargs and binding.is_described(args)
+        if described and binding.knows_basis(forward, args[0]):
             return binding.fused(args[0], sources)
-        if binding.treats_rows_alone(unbound, args, kwargs, cut.axis):
+        if cut is not None and binding.treats_rows_alone(unbound, args, kwargs, cut.axis):
             return stream.run(binding.layer, unbound, args, kwargs, cut, sources, binding.tensors)
     return binding.whole(forward, args, kwargs, keep=mode == "materialize")
 
@@ -287,7 +310,8 @@ def _mode(binding: Binding, args: tuple[Any, ...]) -> tuple[str, Cut | None]:
     if execution != "regenerate" and rows_are_mixed(binding.layer, spec) is None:
         cut = stream.cut_rows(spec, x, budget)
     facts = policy.Facts(
-        streams=cut is not None,
+        # Norms that mix the rows of a convolution stay outside its tiles.
+        streams=cut is not None or (bool(spec.kernel) and binding.is_described(args)),
         generated=binding.generated_bytes,
         intermediate=stream.row_bytes(spec, x),
         allowed=binding.allowed,

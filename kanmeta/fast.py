@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kanmeta import fused
+from kanmeta.basis import Basis
 from kanmeta.passes import Functions
 from kanmeta.spec import LayerSpec
 from kanmeta.stream import Sources
@@ -26,7 +27,7 @@ def fits(spec: LayerSpec, mapped: bool, args: tuple[Any, ...]) -> bool:
     """Whether the call is one that a declared basis describes: the layer's input and no more."""
     x = args[0]
     return (
-        spec.basis is not None
+        isinstance(spec.basis, Basis)
         and not mapped
         and len(args) == 1
         and {*spec.edge_axes} == {"o", "i"}
@@ -60,7 +61,7 @@ def compute(
     scratch: int,
 ) -> Tensor | None:
     """Run the layer; None if its basis is not one that its adapter knows."""
-    assert spec.basis is not None
+    assert isinstance(spec.basis, Basis)
     branches = [spec.basis.branches[slot.path] for slot in spec.slots]
     each = [f for f in (branch.functions(layer) for branch in branches) if f is not None]
     if len(each) != len(branches):
@@ -79,7 +80,7 @@ def compute(
 
 
 def agree(
-    spec: LayerSpec,
+    shape: Sequence[int],
     ours: Callable[[Tensor], Tensor | None],
     theirs: Callable[[Tensor], Any],
     like: Tensor,
@@ -88,13 +89,13 @@ def agree(
     """Whether values and gradients are those of the library, on a few random rows.
 
     Args:
-        spec: of the layer.
-        ours, theirs: one row an input of the layer to its outputs.
+        shape: of the rows.
+        ours, theirs: rows to outputs.
         like: tensor whose dtype and device are the layer's.
         learned: tensors whose gradients are compared.
     """
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(8, spec.sizes["i"], generator=generator, dtype=torch.float64)
+    x = torch.randn(shape, generator=generator, dtype=torch.float64)
     x[0] *= 4  # beyond the grid
     devices = [] if like.device.type == "cpu" else [like.device]
     found = []

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from kanmeta.errors import ExecutionError
 from kanmeta.spec import ADDED, LayerSpec
 
-__all__ = ["Shadow", "rows_are_mixed"]
+__all__ = ["Shadow", "has_hooks", "rows_are_mixed"]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -117,6 +117,12 @@ def rows_are_mixed(layer: nn.Module, spec: LayerSpec) -> str | None:
         if home.startswith("torch.jit"):
             return f"{name} ({kind}) is a compiled module"
     return None
+
+
+def has_hooks(layer: nn.Module) -> bool:
+    """Whether somebody looks at what modules inside ``layer`` are given or return."""
+    inner = (module for module in layer.modules() if module is not layer)
+    return any(vars(module)[kind] for module in inner for kind in _HOOKS)
 
 
 def _uses_statistics(module: nn.Module) -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kanmeta.basis import Basis
+from kanmeta.conv_basis import Convolution
 from kanmeta.layout import TAP_AXES, Rearrangement
 
 __all__ = ["ADDED", "CONSTANTS", "LayerSpec", "Methods", "SlotSpec", "tensor_at"]
@@ -105,7 +106,7 @@ class LayerSpec:
     leading: bool = False
     expands: bool = False
     free: tuple[str, ...] = ()
-    basis: Basis | None = None
+    basis: Basis | Convolution | None = None
 
     @property
     def edge_shape(self) -> tuple[int, ...]:

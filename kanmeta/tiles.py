@@ -27,7 +27,7 @@ from kanmeta.meta import ACTIVATIONS
 from kanmeta.pieces import Finder
 from kanmeta.scratch import Scratch
 
-__all__ = ["Coefficients", "Tile", "Way", "way_of"]
+__all__ = ["Coefficients", "Tile", "Way", "dense", "way_of"]
 
 Matrices = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
 """W1, b1, W2, b2."""
@@ -108,9 +108,15 @@ def way_of(matrices: Matrices, activation: str) -> Way:
         return Way(_Prompts(dim_z), (weight2 @ weight1).T, shift)
     if 2 * hidden <= dim_w:  # the product with the basis is what costs
         return Way(_Hidden(weight1, bias1, activation), weight2.T, bias2)
-    if activation == "relu" and dim_z == 1:
-        return Way(_Pieces(weight1, bias1, weight2, bias2))
-    return Way(_Dense(weight1, bias1, weight2, bias2, activation))
+    return Way(dense(matrices, activation))
+
+
+def dense(matrices: Matrices, activation: str) -> Coefficients:
+    """The cheapest way to generate all dim_w coefficients, differentiable in ``matrices``."""
+    weight1, bias1, weight2, bias2 = matrices
+    if activation == "relu" and weight1.shape[1] == 1:
+        return _Pieces(weight1, bias1, weight2, bias2)
+    return _Dense(weight1, bias1, weight2, bias2, activation)
 
 
 class _Prompts(Coefficients):
