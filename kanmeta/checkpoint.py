@@ -29,6 +29,7 @@ from kanmeta.errors import (
 )
 from kanmeta.extra_state import moved_attributes, restore_containers
 from kanmeta.prompt_bits import check_bits, decode, decoded_shapes, encode
+from kanmeta.shards import gathered, is_sharded
 from kanmeta.spec import CONSTANTS
 from kanmeta.surgery import bindings, install, install_containers, is_converted
 from kanmeta.transfer import put_back
@@ -47,7 +48,8 @@ def save(
 ) -> None:
     """Write a converted model to one safetensors file.
 
-    Atomic: a file that was at ``path`` is replaced as a whole or, if anything fails, kept.
+    Atomic: a file that was at ``path`` is replaced as a whole or, if anything fails, kept. A model
+    that is sharded (FSDP2) is gathered: call it on every rank, the first one writes.
 
     Args:
         model: a converted model; not changed.
@@ -77,10 +79,12 @@ def save(
     metadata = {"kanmeta": json.dumps(described, separators=(",", ":"))}
     tensors, aliases = _tensors(model, dtype)
     if prompt_bits is not None:
-        prompts = {f"{n}.prompts".lstrip("."): b.prompts for n, b in bindings(model)}
+        prompts = {f"{n}.prompts".lstrip("."): gathered(b.prompts) for n, b in bindings(model)}
         encode(tensors, prompts, prompt_bits, dtype)
     if aliases:
         metadata["aliases"] = json.dumps(aliases, separators=(",", ":"))
+    if any(map(is_sharded, model.parameters())) and torch.distributed.get_rank() > 0:
+        return
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     try:
         partial.touch()
@@ -215,7 +219,7 @@ def _tensors(
             aliases[name] = name_of[tensor]
             continue
         narrow = dtype is not None and tensor.is_floating_point() and not name.endswith(CONSTANTS)
-        stored = tensor.detach().to("cpu", dtype if narrow else tensor.dtype)
+        stored = gathered(tensor.detach()).to("cpu", dtype if narrow else tensor.dtype)
         # A view of somebody else's memory would be refused or stored with all of it.
         tensors[name] = stored.contiguous().clone() if stored._is_view() else stored.contiguous()
     return tensors, aliases
