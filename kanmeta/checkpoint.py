@@ -7,7 +7,6 @@ under the metadata key ``"kanmeta"``, how to convert a fresh model of the librar
 import json
 import logging
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from kanmeta import archive, restore
 from kanmeta import header as headers
 from kanmeta.adapter import Adapter
+from kanmeta.atomic import replacing
 from kanmeta.codebook import BITS
 from kanmeta.discovery import refuse_conflicts, refuse_wrapped
 from kanmeta.errors import (
@@ -74,7 +74,6 @@ def save(
         )
     check_bits(prompt_bits)
     coded = prompt_bits in BITS
-    target = Path(os.path.realpath(path))  # follow a link instead of replacing it
     described = headers.describe(model, prompt_bits if coded else None)
     metadata = {"kanmeta": json.dumps(described, separators=(",", ":"))}
     tensors, aliases = _tensors(model, dtype)
@@ -85,24 +84,15 @@ def save(
         metadata["aliases"] = json.dumps(aliases, separators=(",", ":"))
     if any(map(is_sharded, model.parameters())) and torch.distributed.get_rank() > 0:
         return
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
-    try:
-        partial.touch()
-        like = target if target.exists() else partial
-        mode = like.stat().st_mode & 0o777  # safetensors would make it readable to its owner only
-        if coded:
-            outer = {key: described[key] for key in ("format", "kanmeta")}
-            archive.write(tensors, metadata, partial, json.dumps(outer, separators=(",", ":")))
-        else:
-            save_file(tensors, partial, metadata)
-        partial.chmod(mode)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, target)
-    except SafetensorError as error:  # how safetensors reports a missing folder or a full disk
-        raise OSError(f"cannot write {target}: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    outer = json.dumps({key: described[key] for key in ("format", "kanmeta")})
+    with replacing(path) as new:
+        try:
+            if coded:
+                archive.write(tensors, metadata, new, outer)
+            else:
+                save_file(tensors, new, metadata)
+        except SafetensorError as error:  # how safetensors reports a full disk
+            raise OSError(str(error)) from error
 
 
 def load(
