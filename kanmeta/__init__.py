@@ -16,6 +16,7 @@ from kanmeta.plan import Plan
 from kanmeta.prompt_bits import few_bit_prompts
 from kanmeta.registry import adapter_for, register_adapter
 from kanmeta.report import summary
+from kanmeta.sharding import fully_shard
 from kanmeta.switch import set_execution
 
 __version__ = "0.1.0"
@@ -34,6 +35,7 @@ __all__ = [
     "distill",
     "errors",
     "few_bit_prompts",
+    "fully_shard",
     "load",
     "materialize",
     "meta_learners",

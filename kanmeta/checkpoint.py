@@ -7,7 +7,6 @@ under the metadata key ``"kanmeta"``, how to convert a fresh model of the librar
 import json
 import logging
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from kanmeta import archive, restore
 from kanmeta import header as headers
 from kanmeta.adapter import Adapter
+from kanmeta.atomic import replacing
 from kanmeta.codebook import BITS
 from kanmeta.discovery import refuse_conflicts, refuse_wrapped
 from kanmeta.errors import (
@@ -29,6 +29,7 @@ from kanmeta.errors import (
 )
 from kanmeta.extra_state import moved_attributes, restore_containers
 from kanmeta.prompt_bits import check_bits, decode, decoded_shapes, encode
+from kanmeta.shards import gathered, is_sharded
 from kanmeta.spec import CONSTANTS
 from kanmeta.surgery import bindings, install, install_containers, is_converted
 from kanmeta.transfer import put_back
@@ -47,7 +48,8 @@ def save(
 ) -> None:
     """Write a converted model to one safetensors file.
 
-    Atomic: a file that was at ``path`` is replaced as a whole or, if anything fails, kept.
+    Atomic: a file that was at ``path`` is replaced as a whole or, if anything fails, kept. A model
+    that is sharded (FSDP2) is gathered: call it on every rank, the first one writes.
 
     Args:
         model: a converted model; not changed.
@@ -72,33 +74,25 @@ def save(
         )
     check_bits(prompt_bits)
     coded = prompt_bits in BITS
-    target = Path(os.path.realpath(path))  # follow a link instead of replacing it
     described = headers.describe(model, prompt_bits if coded else None)
     metadata = {"kanmeta": json.dumps(described, separators=(",", ":"))}
     tensors, aliases = _tensors(model, dtype)
     if prompt_bits is not None:
-        prompts = {f"{n}.prompts".lstrip("."): b.prompts for n, b in bindings(model)}
+        prompts = {f"{n}.prompts".lstrip("."): gathered(b.prompts) for n, b in bindings(model)}
         encode(tensors, prompts, prompt_bits, dtype)
     if aliases:
         metadata["aliases"] = json.dumps(aliases, separators=(",", ":"))
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
-    try:
-        partial.touch()
-        like = target if target.exists() else partial
-        mode = like.stat().st_mode & 0o777  # safetensors would make it readable to its owner only
-        if coded:
-            outer = {key: described[key] for key in ("format", "kanmeta")}
-            archive.write(tensors, metadata, partial, json.dumps(outer, separators=(",", ":")))
-        else:
-            save_file(tensors, partial, metadata)
-        partial.chmod(mode)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, target)
-    except SafetensorError as error:  # how safetensors reports a missing folder or a full disk
-        raise OSError(f"cannot write {target}: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    if any(map(is_sharded, model.parameters())) and torch.distributed.get_rank() > 0:
+        return
+    outer = json.dumps({key: described[key] for key in ("format", "kanmeta")})
+    with replacing(path) as new:
+        try:
+            if coded:
+                archive.write(tensors, metadata, new, outer)
+            else:
+                save_file(tensors, new, metadata)
+        except SafetensorError as error:  # how safetensors reports a full disk
+            raise OSError(str(error)) from error
 
 
 def load(
@@ -215,7 +209,7 @@ def _tensors(
             aliases[name] = name_of[tensor]
             continue
         narrow = dtype is not None and tensor.is_floating_point() and not name.endswith(CONSTANTS)
-        stored = tensor.detach().to("cpu", dtype if narrow else tensor.dtype)
+        stored = gathered(tensor.detach()).to("cpu", dtype if narrow else tensor.dtype)
         # A view of somebody else's memory would be refused or stored with all of it.
         tensors[name] = stored.contiguous().clone() if stored._is_view() else stored.contiguous()
     return tensors, aliases
