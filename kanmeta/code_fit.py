@@ -1,8 +1,7 @@
-"""A meta-learner that decodes as well as the best linear code, or better.
+"""Bending a meta-learner that starts as a linear code, so that it decodes better.
 
 Works in the coordinates of :class:`kanmeta.linear_code.LinearCode`: targets x with unit spread
-along the first axis, codes u of unit spread. ``start`` makes a meta-learner that *is* the linear
-code; ``improve`` bends it. Nothing here knows of models.
+along the first axis, codes u of unit spread. Nothing here knows of models.
 """
 
 import math
@@ -11,81 +10,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from kanmeta.edge_search import Targets, best_codes, search
 from kanmeta.linear_code import blocks
 from kanmeta.meta import ACTIVATIONS, MetaLearner
 
-__all__ = ["Targets", "decoding_error", "improve", "start"]
-
-Targets = Callable[[int, "slice | Tensor"], Tensor]
-"""(layer, edges) -> their targets ``(E, dim_w)``."""
+__all__ = ["decoding_error", "improve"]
 
 _SAMPLE = 1 << 16  # edges that the meta-learner is fitted to
 _BATCH = 1 << 14
-_GRID = {1: 1024, 2: 64}  # dim_z -> points an axis on which the best code of an edge is looked for
 _RATES = (2e-2, 1e-2)  # Adam's, of codes and of the meta-learner, both of order one here
-
-
-@torch.no_grad()
-def start(
-    axes: Tensor, codes: Sequence[Tensor], dim_z: int, hidden: int, activation: str, bias: bool
-) -> tuple[MetaLearner, list[Tensor], Tensor]:
-    """Return M, codes u and a constant with M(u) + constant = axes @ code, exactly.
-
-    a(u) - a(-u) = u for relu, gelu and silu: a pair of hidden units for each number, where there
-    are enough. Else the codes are shifted to where these activations are linear, which takes one
-    unit. A very small tanh is linear too. Units that are left over do nothing yet.
-
-    Args:
-        axes: ``(dim_w, k)``.
-        codes: of each layer, ``(E, k)``; k <= dim_z, k <= hidden.
-        dim_z, hidden, activation, bias: of the meta-learner.
-    """
-    dim_w, k = axes.shape
-    meta = MetaLearner(dim_z, hidden, dim_w, activation, bias).to(axes)
-    u = [torch.nn.functional.pad(c, (0, dim_z - k)) for c in codes]
-    largest = max(float(c.abs().max()) for c in codes)
-    eye = torch.eye(k).to(axes)
-    constant = axes.new_zeros(dim_w)
-    used = k
-    if activation in ("relu", "gelu", "silu") and hidden >= 2 * k:
-        used = 2 * k
-        meta.weight1[:used, :k] = torch.cat([eye, -eye])
-        meta.weight2[:, :used] = torch.cat([axes, -axes], dim=1)
-    elif activation in ("relu", "gelu", "silu"):
-        steep = 1.0 if activation == "relu" else 64.0  # a(x) = x to rounding from 64 on
-        shift = math.ceil(largest) + 1.0
-        u = [torch.cat([c[:, :k] + shift, c[:, k:]], dim=1) for c in u]
-        constant = -shift * axes.sum(1)
-        meta.weight1[:k, :k] = steep * eye
-        meta.weight2[:, :k] = axes / steep
-    else:
-        small = 1.0
-        if activation == "tanh":
-            small = math.sqrt(torch.finfo(axes.dtype).eps) / max(largest, 1.0)
-        meta.weight1[:k, :k] = small * eye
-        meta.weight2[:, :k] = axes / small
-    if used < hidden:
-        _spare_units(meta, used, u)
-    return meta, u, constant
-
-
-def _spare_units(meta: MetaLearner, used: int, codes: Sequence[Tensor]) -> None:
-    """Bend the units that do nothing yet somewhere among the codes; their W2 stays 0.
-
-    The first axis, where the codes spread most, gets most of the bends.
-    """
-    number = meta.hidden - used
-    every = torch.cat([c[:: max(1, len(c) // 1024)] for c in codes])
-    unit = torch.arange(number).to(every)
-    others = torch.arange(1, meta.dim_z).to(every)
-    weight = torch.cat(
-        [(1 - 2 * (unit % 2))[:, None], torch.cos(unit[:, None] * 2 * others)], dim=1
-    )
-    meta.weight1[used:] = weight
-    if meta.bias1 is not None:
-        at = (every @ weight.T).sort(0).values  # (sample, units)
-        place = ((unit + 0.5) / number * len(at)).long()
-        meta.bias1[used:] = -at.gather(0, place[None])[0]
 
 
 @torch.no_grad()
@@ -113,7 +46,7 @@ def improve(
     then W2 and b2 by least squares. What does not help is not kept.
 
     Args:
-        meta: of :func:`start`.
+        meta: of :func:`kanmeta.code_start.start`.
         codes: of each layer, ``(E, dim_z)``; the list's items are replaced.
         targets: what to decode.
         steps: of Adam.
@@ -140,7 +73,7 @@ def improve(
     for part in (steps,) if sampled else (steps // 2, steps - steps // 2):
         keep_if_better(lambda part=part: _descend(meta, codes, targets, part, generator, tick))  # type: ignore[misc]
         keep_if_better(lambda: _solve(meta, codes, targets))
-        keep_if_better(lambda: _each_edge(meta, codes, targets))
+        keep_if_better(lambda: best_codes(meta, codes, targets))
 
 
 def _descend(
@@ -176,68 +109,13 @@ def _descend(
             tick()
             if step % 64 == 63 and step < steps * 0.8:
                 with torch.no_grad():
-                    u.copy_(_search(meta, u.detach(), x))
+                    u.copy_(search(meta, u.detach(), x))
     if share == 1:
         new = [c.clone() for c in codes]
         for c, p, part in zip(new, picks, torch.split(u.detach(), numbers), strict=True):
             c[p] = part
         codes = new
-    return _each_edge(meta, codes, targets)
-
-
-@torch.no_grad()
-def _each_edge(meta: MetaLearner, codes: Sequence[Tensor], targets: Targets) -> list[Tensor]:
-    """Best code of each edge for this meta-learner."""
-    result = [torch.empty_like(u) for u in codes]
-    for layer, u in enumerate(codes):
-        for rows in blocks(len(u)):
-            x = targets(layer, rows)
-            result[layer][rows] = _newton(meta, _search(meta, u[rows], x), x)
-    return result
-
-
-@torch.no_grad()
-def _search(meta: MetaLearner, u: Tensor, x: Tensor) -> Tensor:
-    """For one and two numbers: the best point of a grid over all codes, where it beats ``u``."""
-    if meta.dim_z not in _GRID:
-        return u
-    low, high = u.amin(0), u.amax(0)
-    line = torch.linspace(-0.05, 1.05, _GRID[meta.dim_z]).to(u)
-    points = torch.cartesian_prod(
-        *[lo + (hi - lo) * line for lo, hi in zip(low, high, strict=True)]
-    )
-    points = points.view(-1, meta.dim_z)
-    decoded = meta(points)
-    result = u.clone()
-    for rows in (slice(i, i + 4096) for i in range(0, len(u), 4096)):
-        distances = torch.cdist(x[rows], decoded)
-        nearest, index = distances.min(1)
-        better = nearest < (meta(u[rows]) - x[rows]).norm(dim=1)
-        result[rows] = torch.where(better[:, None], points[index], u[rows])
-    return result
-
-
-def _newton(meta: MetaLearner, u: Tensor, x: Tensor, rounds: int = 4) -> Tensor:
-    """Damped Gauss-Newton steps of each edge's code; a step that does not help is not taken."""
-    damping = 1e-6 * torch.eye(meta.dim_z).to(u)
-    for _ in range(rounds):
-        slope = _jacobian(meta, u)  # (E, dim_w, dim_z)
-        error = x - meta(u)
-        normal = slope.mT @ slope
-        scale = normal.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] + 1e-12
-        step = torch.linalg.solve(normal + scale * damping, slope.mT @ error[:, :, None])[:, :, 0]
-        new = u + step
-        better = (x - meta(new)).square().sum(1) < error.square().sum(1)
-        u = torch.where(better[:, None], new, u)
-    return u
-
-
-def _jacobian(meta: MetaLearner, u: Tensor) -> Tensor:
-    """dM/du, ``(E, dim_w, dim_z)``."""
-    with torch.enable_grad():
-        inner = torch.nn.functional.linear(u, meta.weight1, meta.bias1).detach().requires_grad_()
-        (slope,) = torch.autograd.grad(ACTIVATIONS[meta.activation](inner).sum(), inner)
-    return torch.einsum("wh,eh,hz->ewz", meta.weight2.detach(), slope, meta.weight1.detach())
+    return best_codes(meta, codes, targets)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kanmeta import code_fit
+from kanmeta import code_fit, code_start
 from kanmeta.errors import PlanError
 from kanmeta.execution import Binding
 from kanmeta.initialise import PROMPT_SPREAD, STEP
@@ -70,7 +70,7 @@ def code(
         torch.cat([targets(i, rows) @ axes for rows in blocks(len(w))])
         for i, w in enumerate(coefficients)
     ]
-    unit, codes, constant = code_fit.start(
+    unit, codes, constant = code_start.start(
         axes, linear, meta.dim_z, meta.hidden, meta.activation, meta.has_bias
     )
     if not exact:

@@ -1,0 +1,71 @@
+"""The best code of each edge for a given meta-learner: a search, then Gauss-Newton steps."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from kanmeta.linear_code import blocks
+from kanmeta.meta import ACTIVATIONS, MetaLearner
+
+__all__ = ["Targets", "best_codes", "search"]
+
+Targets = Callable[[int, "slice | Tensor"], Tensor]
+"""(layer, edges) -> their targets ``(E, dim_w)``."""
+
+_GRID = {1: 1024, 2: 64}  # dim_z -> points an axis on which the best code of an edge is looked for
+
+
+@torch.no_grad()
+def best_codes(meta: MetaLearner, codes: Sequence[Tensor], targets: Targets) -> list[Tensor]:
+    """Best code of each edge for this meta-learner."""
+    result = [torch.empty_like(u) for u in codes]
+    for layer, u in enumerate(codes):
+        for rows in blocks(len(u)):
+            x = targets(layer, rows)
+            result[layer][rows] = _newton(meta, search(meta, u[rows], x), x)
+    return result
+
+
+@torch.no_grad()
+def search(meta: MetaLearner, u: Tensor, x: Tensor) -> Tensor:
+    """For one and two numbers: the best point of a grid over all codes, where it beats ``u``."""
+    if meta.dim_z not in _GRID:
+        return u
+    low, high = u.amin(0), u.amax(0)
+    line = torch.linspace(-0.05, 1.05, _GRID[meta.dim_z]).to(u)
+    points = torch.cartesian_prod(
+        *[lo + (hi - lo) * line for lo, hi in zip(low, high, strict=True)]
+    )
+    points = points.view(-1, meta.dim_z)
+    decoded = meta(points)
+    result = u.clone()
+    for rows in (slice(i, i + 4096) for i in range(0, len(u), 4096)):
+        distances = torch.cdist(x[rows], decoded)
+        nearest, index = distances.min(1)
+        better = nearest < (meta(u[rows]) - x[rows]).norm(dim=1)
+        result[rows] = torch.where(better[:, None], points[index], u[rows])
+    return result
+
+
+def _newton(meta: MetaLearner, u: Tensor, x: Tensor, rounds: int = 4) -> Tensor:
+    """Damped Gauss-Newton steps of each edge's code; a step that does not help is not taken."""
+    damping = 1e-6 * torch.eye(meta.dim_z).to(u)
+    for _ in range(rounds):
+        slope = _jacobian(meta, u)  # (E, dim_w, dim_z)
+        error = x - meta(u)
+        normal = slope.mT @ slope
+        scale = normal.diagonal(dim1=1, dim2=2).mean(1)[:, None, None] + 1e-12
+        step = torch.linalg.solve(normal + scale * damping, slope.mT @ error[:, :, None])[:, :, 0]
+        new = u + step
+        better = (x - meta(new)).square().sum(1) < error.square().sum(1)
+        u = torch.where(better[:, None], new, u)
+    return u
+
+
+def _jacobian(meta: MetaLearner, u: Tensor) -> Tensor:
+    """dM/du, ``(E, dim_w, dim_z)``."""
+    with torch.enable_grad():
+        inner = torch.nn.functional.linear(u, meta.weight1, meta.bias1).detach().requires_grad_()
+        (slope,) = torch.autograd.grad(ACTIVATIONS[meta.activation](inner).sum(), inner)
+    return torch.einsum("wh,eh,hz->ewz", meta.weight2.detach(), slope, meta.weight1.detach())
