@@ -1,8 +1,6 @@
 """Models that :mod:`recipes.memory` compares: a KAN, and a plain network of the same widths."""
 
-import importlib.util
 import itertools
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recipes import memory_paper
+from recipes.checkouts import import_file
 from recipes.reference import conv_kan, efficient_kan, fast_kan
 
-__all__ = ["NAMES", "Case", "make_cases"]
+__all__ = ["NAMES", "Case", "Origins", "make_cases", "spline_case"]
 
 
 def _mean_square(model: nn.Module, x: Tensor) -> Tensor:
@@ -34,6 +34,24 @@ def _laplacian(model: nn.Module, x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Origins:
+    """Where the classes that are compared come from.
+
+    Attributes:
+        upstream: folder with checkouts of efficient-kan, fast-kan and torch-conv-kan; None: the
+            reference layers, whose bases take less memory than the libraries' own.
+        paper: checkout of the paper's own implementation; None leaves it out.
+    """
+
+    upstream: Path | None = None
+    paper: Path | None = None
+
+    def library(self, file: str, reference: Any) -> Any:
+        """Module of a library, or what stands for it."""
+        return reference if self.upstream is None else import_file(self.upstream / file)
+
+
+@dataclass(frozen=True)
 class Case:
     """One row of the table.
 
@@ -41,6 +59,7 @@ class Case:
         title: what it is.
         model: builds the KAN.
         rival: builds the plain network.
+        paper: builds the paper's implementation, where there is a checkout.
         shape: of the inputs.
         options: of ``kanmeta.convert``.
         loss: ``(model, inputs)`` -> number.
@@ -51,10 +70,11 @@ class Case:
     title: str
     model: Callable[[], nn.Module]
     rival: Callable[[], nn.Module]
+    paper: Callable[[], nn.Module] | None
     shape: tuple[int, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     loss: Callable[[nn.Module, Tensor], Tensor] = _mean_square
-    repeats: int = 9
+    repeats: int = 15
     budgets: tuple[int, ...] = ()
 
     def inputs(self) -> Tensor:
@@ -69,20 +89,8 @@ def _mlp(widths: Sequence[int], activation: type[nn.Module] = nn.SiLU) -> nn.Mod
     return nn.Sequential(*layers)
 
 
-def _module(path: Path) -> Any:
-    """Import a library's file from a checkout."""
-    name = f"_checkout_{path.parent.name}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not path.exists():
-        raise FileNotFoundError(f"there is no {path}; expected a folder of checkouts")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def _convolutions(layer: Callable[[int, int], nn.Module]) -> nn.Module:
-    return nn.Sequential(layer(64, 128), layer(128, 256))
+def _chain(channels: Sequence[int], layer: Callable[[int, int], nn.Module]) -> nn.Module:
+    return nn.Sequential(*(layer(i, o) for i, o in itertools.pairwise(channels)))
 
 
 def _plain_convolution(inputs: int, outputs: int) -> nn.Module:
@@ -91,8 +99,63 @@ def _plain_convolution(inputs: int, outputs: int) -> nn.Module:
     )
 
 
+def spline_case(
+    origins: Origins,
+    widths: Sequence[int],
+    grid: int,
+    batch: int,
+    hidden: int = 32,
+    activation: type[nn.Module] = nn.SiLU,
+    options: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> Case:
+    """Layers of efficient-kan against an MLP with ``activation``; the rest as in :class:`Case`."""
+    library = origins.library("efficient-kan/src/efficient_kan/kan.py", efficient_kan)
+    paper = origins.paper
+    return Case(
+        f"efficient-kan {[*widths]}, G={grid}, batch {batch}, hidden {hidden}",
+        lambda: library.KAN([*widths], grid_size=grid),
+        lambda: _mlp(widths, activation),
+        None if paper is None else lambda: memory_paper.splines(paper, widths, grid, hidden),
+        (batch, widths[0]),
+        {"hidden": hidden, **(options or {})},
+        **kwargs,
+    )
+
+
+def _gaussian_case(origins: Origins, widths: Sequence[int], batch: int, **kwargs: Any) -> Case:
+    library = origins.library("fast-kan/fastkan/fastkan.py", fast_kan)
+    paper = origins.paper
+    return Case(
+        f"fast-kan {[*widths]}, batch {batch}, hidden 32",
+        lambda: library.FastKAN([*widths]),
+        lambda: _mlp(widths),
+        None if paper is None else lambda: memory_paper.fast_kan(paper, widths, 32),
+        (batch, widths[0]),
+        {"hidden": 32},
+        **kwargs,
+    )
+
+
+def _convolution_case(
+    origins: Origins, channels: Sequence[int], shape: tuple[int, ...], **kwargs: Any
+) -> Case:
+    library = origins.library("torch-conv-kan/kan_convs/kan_conv.py", conv_kan)
+    paper = origins.paper
+    return Case(
+        f"KANConv2D 3x3, channels {[*channels]}, inputs {[*shape]}, hidden 32",
+        lambda: _chain(channels, lambda i, o: library.KANConv2DLayer(i, o, 3, padding=1)),
+        lambda: _chain(channels, _plain_convolution),
+        None if paper is None else lambda: memory_paper.convolutions(paper, channels, 3, 32),
+        shape,
+        {"hidden": 32},
+        **kwargs,
+    )
+
+
 DEEP = (784, 256, 256, 256, 256)
 POINTS = (2, 128, 128, 128, 1)
+FINE = (256, 256, 256)
 NAMES = (
     "small-net",
     "small-net-G10",
@@ -107,61 +170,28 @@ NAMES = (
 """Of the cases; small ones first."""
 
 
-def make_cases(upstream: Path | None) -> dict[str, Case]:
-    """All cases by name.
-
-    Args:
-        upstream: folder with checkouts of efficient-kan and fast-kan; None: the reference layers,
-            whose bases take less memory than the libraries' own.
-    """
-    library: Any = efficient_kan
-    gaussian: Any = fast_kan
-    if upstream is not None:
-        library = _module(upstream / "efficient-kan/src/efficient_kan/kan.py")
-        gaussian = _module(upstream / "fast-kan/fastkan/fastkan.py")
-
-    def splines(
-        widths: Sequence[int], grid: int, batch: int, hidden: int = 32, **kwargs: Any
-    ) -> Case:
-        return Case(
-            f"efficient-kan {[*widths]}, G={grid}, batch {batch}, hidden {hidden}",
-            lambda: library.KAN([*widths], grid_size=grid),
-            lambda: _mlp(widths),
-            (batch, widths[0]),
-            {"hidden": hidden},
-            **kwargs,
-        )
-
+def make_cases(origins: Origins) -> dict[str, Case]:
+    """All cases by name."""
+    one, four = 1_000_000, 4_000_000
     cases = (
-        splines((784, 32, 10), 5, 128, budgets=(1_000_000,)),
-        splines((784, 32, 10), 10, 128, budgets=(1_000_000,)),
-        splines(DEEP, 5, 64, budgets=(1_000_000, 4_000_000)),
-        splines((256, 256, 256), 80, 256, 16, repeats=5, budgets=(4_000_000,)),
-        splines((256, 256, 256), 80, 256, 64, repeats=5, budgets=(4_000_000,)),
-        Case(
-            "KANConv2D 3x3, 64-128-256 channels, 16x16 images, batch 16",
-            lambda: _convolutions(lambda i, o: conv_kan.KANConv2DLayer(i, o, 3, padding=1)),
-            lambda: _convolutions(_plain_convolution),
-            (16, 64, 16, 16),
-            repeats=3,
-        ),
-        Case(
-            f"efficient-kan {[*POINTS]}, 2000 points, Laplacian loss",
-            lambda: library.KAN([*POINTS]),
-            lambda: _mlp(POINTS, nn.Tanh),
-            (2000, 2),
-            {"activation": "tanh"},
+        spline_case(origins, (784, 32, 10), 5, 128, budgets=(one,)),
+        spline_case(origins, (784, 32, 10), 10, 128, budgets=(one,)),
+        spline_case(origins, DEEP, 5, 64, budgets=(one, four)),
+        spline_case(origins, FINE, 80, 256, 16, repeats=9, budgets=(four,)),
+        spline_case(origins, FINE, 80, 256, 64, repeats=9, budgets=(four,)),
+        _convolution_case(origins, (64, 128, 256), (16, 64, 16, 16), repeats=7),
+        spline_case(
+            origins,
+            POINTS,
+            5,
+            2000,
+            activation=nn.Tanh,
+            options={"activation": "tanh"},
             loss=_laplacian,
-            repeats=3,
-            budgets=(4_000_000,),
+            repeats=7,
+            budgets=(four,),
         ),
-        Case(
-            f"fast-kan {[*DEEP]}, batch 8192",
-            lambda: gaussian.FastKAN([*DEEP]),
-            lambda: _mlp(DEEP),
-            (8192, 784),
-            repeats=1,
-        ),
-        splines(DEEP, 5, 8192, repeats=1),
+        _gaussian_case(origins, DEEP, 8192, repeats=3),
+        spline_case(origins, DEEP, 5, 8192, repeats=3),
     )
     return dict(zip(NAMES, cases, strict=True))

@@ -13,7 +13,7 @@ from typing import Any
 
 from recipes.records import REPOSITORY, read_json
 
-__all__ = ["collapse_table", "headline_table", "main", "replace_section"]
+__all__ = ["collapse_table", "headline_table", "main", "markdown", "replace_section"]
 
 CHANCE = 10.0  # % of ten classes that are equally frequent
 COLLAPSED = 2 * CHANCE  # below: a run that has learnt next to nothing
@@ -79,7 +79,7 @@ def headline_table(results: Sequence[Result]) -> str:
         "paper: parameters",
         "paper: accuracy, %",
     )
-    return f"{_markdown(header, rows)}\n\n{_small_print(results, SELECTION)}"
+    return f"{markdown(header, rows)}\n\n{_small_print(results, SELECTION)}"
 
 
 def _headline_row(
@@ -125,7 +125,7 @@ def collapse_table(results: Sequence[Result]) -> str:
         f"{lost} of {len(results)} runs collapsed (accuracy below {COLLAPSED:g} %, chance is "
         f"{CHANCE:g} %); the worst of all ended at {min(accuracies):.2f} %. {data}, "
         f"`convert`'s defaults, {epochs} epochs; test accuracy in % of the worst of {seeds} seeds:"
-        f"\n\n{_markdown(header, rows)}\n\n{_small_print(results)}"
+        f"\n\n{markdown(header, rows)}\n\n{_small_print(results)}"
     )
 
 
@@ -157,7 +157,8 @@ def _mean_and_spread(values: Sequence[float]) -> str:
     return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Table of ``rows`` below ``header``."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
