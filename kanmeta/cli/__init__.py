@@ -10,10 +10,11 @@ def main() -> None:
     try:
         from kanmeta.cli.app import app
     except ModuleNotFoundError as error:
-        if error.name not in ("click", "rich"):
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("click", "rich"):
             raise
         sys.exit(
-            f"kanmeta's command line needs {error.name}, which is not installed: "
+            f"kanmeta's command line needs {missing}, which is not installed: "
             "pip install click rich (kanmeta's extra 'cli' names them). The library works without."
         )
     app(prog_name="kanmeta")

@@ -1,12 +1,13 @@
 """The commands: thin, so that each can be read in one go."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import torch
+from rich.console import RenderableType
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -85,9 +86,10 @@ def app() -> None:
 def inspect(
     target: str, arguments: str | None, weights: Path | None, bits: int | None, **conversion: Any
 ) -> Output:
-    """Say what a conversion would give: layers, parameters, memory, bytes.
+    """Say what a conversion would give.
 
-    TARGET may also be a file: of the library's tensors, or a compact one.
+    Layers and their adapters, parameters, memory of training, bytes on disk. TARGET may also be a
+    file: of the library's tensors, or a compact one.
     """
     notes = []
     if is_file(target):
@@ -127,7 +129,7 @@ def convert(
     force: bool,
     **conversion: Any,
 ) -> Output:
-    """Convert a model and write it to the compact file OUT, ready to be trained.
+    """Convert a model, to be trained, into the file OUT.
 
     What the weights had learnt is not kept, only their mean and spread and the tensors that stay:
     'kanmeta distill' keeps it.
@@ -168,10 +170,11 @@ def distill(
     force: bool,
     **conversion: Any,
 ) -> Output:
-    """Convert a trained model, keep its function, and write it to the compact file OUT.
+    """Convert a trained model into the file OUT.
 
-    With --data the outputs are matched on these inputs, which is much better than the coefficients
-    alone; with --bits below 16 as well, codes and codebooks are trained.
+    What it has learnt is kept. With --data the outputs are matched on these inputs, which is much
+    better than the coefficients alone; with --bits below 16 as well, codes and codebooks are
+    trained.
     """
     check_new(out, force)
     check_bits(bits)
@@ -193,14 +196,15 @@ def distill(
             generator=generator,
         )
     notes = [] if data is not None else ["without --data only coefficients are matched"]
-    return _saved(student, out, bits, dtype, {"report": report.as_dict()}, notes, str(report))
+    extra = {"report": report.as_dict()}
+    return _saved(student, out, bits, dtype, extra, notes, sizes.distill_tables(report))
 
 
 @app.command()
 @click.argument("file", type=FILE)
 @verb
 def info(file: Path) -> Output:
-    """Show the header of a compact file: format, layers, meta-learners, bytes."""
+    """Show the header of a compact file."""
     record = compact.info_record(file)
     return Output(record, compact.info_tables(record))
 
@@ -213,7 +217,10 @@ def info(file: Path) -> Output:
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 @verb
 def materialize(file: Path, out: Path, target: str, arguments: str | None, force: bool) -> Output:
-    """Turn a compact file into the library's own state_dict, a safetensors file."""
+    """Turn a compact file into plain weights.
+
+    OUT is a safetensors file with the library's own state_dict.
+    """
     check_new(out, force)
     model = kanmeta.materialize(kanmeta.load(_model(target, arguments, None, 0), file))
     state = model.state_dict()
@@ -245,7 +252,10 @@ def bench(
     threads: int,
     **conversion: Any,
 ) -> Output:
-    """Measure a training step of each mode of execution on random inputs."""
+    """Measure memory and time of a training step.
+
+    In each mode of execution, on random inputs of the sizes --input.
+    """
     sizes_of_inputs = [benching.shape_of(text) for text in shapes]
     model = _model(target, arguments, weights, 0)
     before = torch.get_num_threads()
@@ -303,7 +313,7 @@ def _saved(
     dtype: str | None,
     record: dict[str, Any],
     notes: list[str],
-    *shown: str,
+    shown: Sequence[RenderableType] = (),
 ) -> Output:
     kanmeta.save(
         model, out, dtype=None if dtype is None else getattr(torch, dtype), prompt_bits=bits

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
 
@@ -51,11 +52,11 @@ def verb(function: Callable[..., Output]) -> Callable[..., None]:
             with redirect_stdout(sys.stderr), _warnings() as notes:
                 output = function(**arguments)
         except (KanMetaError, OSError) as error:
-            kind, text = type(error).__name__, str(error)
+            kind, text = type(error).__name__, _text(error)
             if as_json:
                 click.echo(json.dumps({"error": kind, "message": text}))
             else:
-                click.echo(f"{kind}: {text}", err=True)
+                click.echo(f"error: {text}", err=True)
             sys.exit(1)
         notes = [*output.notes, *notes]
         if as_json:
@@ -68,6 +69,12 @@ def verb(function: Callable[..., Output]) -> Callable[..., None]:
             click.echo(f"note: {note}", err=True)
 
     return run
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 @contextmanager
@@ -89,9 +96,9 @@ def _warnings() -> Iterator[list[str]]:
         yield notes
 
 
-def table(*columns: str, rows: Sequence[Sequence[object]], title: str | None = None) -> Table:
+def table(*columns: str, rows: Sequence[Sequence[object]]) -> Table:
     """Table for a terminal; columns whose names begin with ``>`` are flush right."""
-    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for column in columns:
         right = column.startswith(">")
         made.add_column(

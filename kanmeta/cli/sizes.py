@@ -15,7 +15,7 @@ from kanmeta.api import apply_plan
 from kanmeta.cli.output import bytes_text, table
 from kanmeta.plan import Plan
 
-__all__ = ["plain_bytes", "plan_record", "plan_tables", "size_record"]
+__all__ = ["distill_tables", "plain_bytes", "plan_record", "plan_tables", "size_record"]
 
 
 def size_record(model: nn.Module, planned: Plan, bits: int | None) -> dict[str, Any]:
@@ -128,3 +128,39 @@ def _totals(record: Mapping[str, Any]) -> Table:
         before, after = record[key]["before"], record[key]["after"]
         rows.append((title, text(before), text(after), f"{before / max(after, 1e-9):.2f}x"))
     return table("the whole model", ">as it is", ">converted", ">smaller", rows=rows)
+
+
+def distill_tables(report: kanmeta.DistillReport) -> list[RenderableType]:
+    """What people see of a report of :func:`kanmeta.distill`."""
+    layers = table(
+        "layer",
+        ">edges",
+        ">coefficient error",
+        ">PCA floor",
+        ">function error",
+        rows=[
+            (
+                layer.name or "(root)",
+                layer.edges,
+                f"{layer.coefficient_error:.4g}",
+                f"{layer.pca_floor:.4g}",
+                "" if layer.function_error is None else f"{layer.function_error:.4g}",
+            )
+            for layer in report.layers
+        ],
+    )
+    stages = table(
+        "stage",
+        ">coefficient error",
+        ">seconds",
+        "",
+        rows=[
+            (s.name, f"{s.coefficient_error:.4g}", f"{s.seconds:.1f}", s.note)
+            for s in report.stages
+        ],
+    )
+    if report.output_error is None:
+        return [layers, stages]
+    agree = "" if report.agreement is None else f", same class {100 * report.agreement:.2f} %"
+    outputs = f"outputs ({report.loss}): relative error {report.output_error:.4g}{agree}"
+    return [layers, stages, outputs]

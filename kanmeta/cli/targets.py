@@ -39,10 +39,8 @@ def foreign(doing: str) -> Iterator[None]:
         raise
     except Exception as error:
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{frame.filename}:{frame.lineno}"
-        raise CommandError(
-            f"{doing} failed with {type(error).__name__}: {error} ({place})"
-        ) from error
+        place = "" if frame.filename == __file__ else f" ({frame.filename}:{frame.lineno})"
+        raise CommandError(f"{doing} failed with {type(error).__name__}: {error}{place}") from error
 
 
 def is_file(target: str) -> bool:
@@ -166,23 +164,19 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         else:
             found = load_file(path)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
         raise CommandError(
-            f"{path} cannot be read as tensors: {reason} Expected a safetensors file, or with one "
-            f"of the endings {', '.join(_PICKLES)} a file of torch.save(model.state_dict(), ...); "
-            "a whole pickled model is refused, because opening it would run its code"
+            f"{path} cannot be read as tensors ({type(error).__name__}). Expected a safetensors "
+            f"file, or with one of the endings {', '.join(_PICKLES)} one that torch.save made of "
+            "model.state_dict(); a whole pickled model is refused, as opening it would run its code"
         ) from error
     for key in _NESTED:
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
             found = found[key]
     if not isinstance(found, Mapping) or not found or not all(map(_is_tensor, found.values())):
+        keys = [*map(str, found)][:5] if isinstance(found, Mapping) else []
         raise CommandError(
-            f"{path} holds no state_dict: expected name -> tensor, found {type(found).__name__}"
-            + (
-                f" with {', '.join(map(str, list(found)[:5]))}"
-                if isinstance(found, Mapping)
-                else ""
-            )
+            f"{path} holds no state_dict: expected name -> tensor, found a {type(found).__name__}"
+            f"{' with ' if keys else ''}{', '.join(keys)}"
         )
     return dict(found)
 

@@ -38,7 +38,9 @@ def skeleton(tensors: Mapping[str, Tensor]) -> Skeleton:
     Raises:
         CommandError: two names clash, or no layer has the tensors that an adapter names.
     """
-    adapters = [_by_tensors(adapter) for adapter in registry.all_adapters()]
+    # Layers that are never converted have tensors as common as one weight.
+    known = [a for a in registry.all_adapters() if not isinstance(a.broken, str)]
+    adapters = [_by_tensors(adapter) for adapter in known]
     plain = _tree(tensors, {})
     found: dict[str, tuple[str, ...]] = {}
     for name, module in plain.named_modules():
