@@ -6,65 +6,15 @@ The first two count the same bytes and agree; only the allocator sees what compi
 import gc
 import resource
 import sys
-import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from kanmeta.cli.peak import peak_bytes
 
 __all__ = ["allocated_peak", "peak_bytes", "resident_peak"]
-
-
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Bytes of the storages of all results of operations that are still alive."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.live = self.peak = 0
-        self._known: dict[int, int] = {}
-
-    def add(self, tensor: Tensor) -> None:
-        """Count the storage of ``tensor``, once, until it is freed."""
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._known or size == 0:
-            return
-        self._known[key] = size
-        self.live += size
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._freed, key)
-
-    def _freed(self, key: int) -> None:
-        self.live -= self._known.pop(key, 0)
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self.add(leaf)
-        return result
-
-
-def peak_bytes(function: Callable[[], object], alive: Sequence[Tensor]) -> int:
-    """Most bytes of tensors that are alive at once while ``function`` runs, as torch dispatches it.
-
-    Args:
-        function: what to run; nothing of it compiled.
-        alive: tensors that exist before.
-    """
-    counter = _Counter()
-    for tensor in alive:
-        counter.add(tensor)
-    with counter:
-        function()
-    return counter.peak
 
 
 def allocated_peak(function: Callable[[], object], alive: Sequence[Tensor]) -> int:
@@ -75,11 +25,7 @@ def allocated_peak(function: Callable[[], object], alive: Sequence[Tensor]) -> i
         alive: tensors that exist before, of which the profiler of the CPU knows nothing.
     """
     if alive and alive[0].is_cuda:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        function()
-        torch.cuda.synchronize()
-        return int(torch.cuda.max_memory_allocated())
+        return peak_bytes(function, alive)
     storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in alive}
     live = peak = sum(storages.values())
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:

@@ -21,10 +21,12 @@ ROOT = Path(__file__).resolve().parents[1]
 # The libraries that adapters describe, what only recipes and tests need, and scikit-learn, which
 # takes as long to import as torch and is needed by k-means alone.
 NOT_OURS_TO_IMPORT = (
+    "click",
     "efficient_kan",
     "fastkan",
     "kan",
     "matplotlib",
+    "rich",
     "sklearn",
     "timm",
     "torchvision",

@@ -9,7 +9,7 @@ import kanmeta
 from kanmeta.independence import rows_are_independent
 from kanmeta.surgery import bindings
 from recipes.reference import efficient_kan, fast_kan
-from recipes.tracking import _Counter
+from kanmeta.cli.peak import LiveTensors
 from tests.cases import kan
 
 pytestmark = pytest.mark.filterwarnings("ignore::kanmeta.errors.LargerModelWarning")
@@ -19,7 +19,7 @@ def alive_after_forward(execution: str) -> int:
     """Bytes of all tensors that live between forward and backward, apart from Parameters."""
     model = kanmeta.convert(fast_kan.FastKAN([40, 50, 30]), execution=execution, hidden=4)
     x = torch.randn(3, 40, requires_grad=True)
-    with _Counter() as counter:
+    with LiveTensors() as counter:
         y = model(x)
     assert y.requires_grad
     return counter.live

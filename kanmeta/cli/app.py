@@ -1,0 +1,333 @@
+"""The commands: thin, so that each can be read in one go."""
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import torch
+from rich.console import RenderableType
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import kanmeta
+from kanmeta.cli import bench as benching
+from kanmeta.cli import compact, sizes, tensors
+from kanmeta.cli.inputs import read_inputs
+from kanmeta.cli.output import Output, bytes_text, check_new, new_file, verb
+from kanmeta.cli.targets import CommandError, build, foreign, give_weights, is_file, read_tensors
+from kanmeta.errors import ForeignCheckpointError
+from kanmeta.meta import ACTIVATIONS
+from kanmeta.prompt_bits import check_bits
+
+__all__ = ["app"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+FILE = click.Path(path_type=Path)
+CONVERSION = (
+    click.option("--dim-z", default=1, show_default=True, help="Numbers in a prompt."),
+    click.option("--hidden", default=32, show_default=True, help="Width of the meta-learners."),
+    click.option("--activation", type=click.Choice([*ACTIVATIONS]), default="relu"),
+    click.option(
+        "--clusters",
+        default="1",
+        show_default=True,
+        help="Meta-learners per kind of layer, or 'layer' for one a layer.",
+    ),
+    click.option("--edge", type=click.Choice(["tap", "pair"]), default="tap", show_default=True),
+    click.option("--include", multiple=True, help="Only layers whose names match; repeatable."),
+    click.option("--exclude", multiple=True, help="All layers but these; repeatable."),
+    click.option("--drop-dead", is_flag=True, help="Take out numbers that have no effect."),
+)
+MODEL = (
+    click.argument("target"),
+    click.option("--args", "arguments", help="JSON list or object: arguments of the function."),
+)
+WEIGHTS = (
+    click.option(
+        "--weights", type=FILE, help="state_dict to load first: .safetensors, or .pt without code."
+    ),
+)
+STORED = (
+    click.option("--seed", default=0, show_default=True, help="Of the model and first values."),
+    click.option("--bits", type=int, help="Bits of a prompt's number: 16, 8, 4, 3 or 2."),
+    click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"])),
+    click.option("--force", is_flag=True, help="Replace OUT if it exists."),
+)
+
+
+def with_options(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Apply click's decorators in the order in which help is to show them."""
+
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
+@click.version_option(kanmeta.__version__, prog_name="kanmeta")
+def app() -> None:
+    """Turn Kolmogorov-Arnold Networks into MetaKANs, and look at what that gives.
+
+    TARGET is module:function or 'module:Class([4, 8, 1], grid=5)', which makes the library's own
+    model; it is imported from the current folder or what is installed.
+    """
+
+
+@app.command()
+@with_options(*MODEL, *WEIGHTS, *CONVERSION)
+@click.option("--bits", type=int, help="Bits of a prompt's number in the file.")
+@verb
+def inspect(
+    target: str, arguments: str | None, weights: Path | None, bits: int | None, **conversion: Any
+) -> Output:
+    """Say what a conversion would give.
+
+    Layers and their adapters, parameters, memory of training, bytes on disk. TARGET may also be a
+    file: of the library's tensors, or a compact one.
+    """
+    notes = []
+    if is_file(target):
+        if arguments is not None or weights is not None:
+            raise CommandError("a file takes neither --args nor --weights")
+        try:
+            record = compact.info_record(Path(target))
+            return Output({"kind": "compact"} | record, compact.info_tables(record))
+        except ForeignCheckpointError:
+            found = tensors.skeleton(read_tensors(Path(target)))
+        model, kind = found.model, "tensors"
+        conversion["adapters"] = found.adapters
+        notes = [
+            *tensors.ambiguities(found.candidates),
+            "a file does not tell parameters from buffers: all numbers are counted as trained",
+        ]
+    else:
+        model, kind = _model(target, arguments, weights, 0), "model"
+    planned = kanmeta.plan(model, **_options(conversion))
+    record = sizes.plan_record(planned)
+    record |= sizes.size_record(model, planned, bits)
+    head = {"kind": kind, "target": target, "settings": _plain(conversion)}
+    return Output(head | record, sizes.plan_tables(record), [*notes, *planned.notes])
+
+
+@app.command()
+@with_options(*MODEL, click.argument("out", type=FILE), *WEIGHTS, *CONVERSION, *STORED)
+@verb
+def convert(
+    target: str,
+    arguments: str | None,
+    out: Path,
+    weights: Path | None,
+    seed: int,
+    bits: int | None,
+    dtype: str | None,
+    force: bool,
+    **conversion: Any,
+) -> Output:
+    """Convert a model, to be trained, into the file OUT.
+
+    What the weights had learnt is not kept, only their mean and spread and the tensors that stay:
+    'kanmeta distill' keeps it.
+    """
+    check_new(out, force)
+    check_bits(bits)
+    model = _model(target, arguments, weights, seed)
+    kanmeta.convert(model, **_options(conversion), generator=torch.Generator().manual_seed(seed))
+    notes = [] if weights is None else [f"what {weights} had learnt is not kept: use distill"]
+    return _saved(model, out, bits, dtype, {}, notes)
+
+
+@app.command()
+@with_options(*MODEL, click.argument("out", type=FILE))
+@click.option("--weights", type=FILE, required=True, help="state_dict of the trained model.")
+@click.option("--data", type=FILE, help="Unlabelled inputs: .npy, .npz or .safetensors.")
+@click.option("--key", help="Name of the array in --data.")
+@click.option("--loss", type=click.Choice(["kl", "mse"]), help="Of the outputs.")
+@click.option("--steps", default=1000, show_default=True, help="Of matching outputs.")
+@click.option("--layer-steps", default=300, show_default=True, help="Of matching layers.")
+@click.option("--fit-steps", default=600, show_default=True, help="Of fitting coefficients.")
+@with_options(*CONVERSION, *STORED)
+@verb
+def distill(
+    target: str,
+    arguments: str | None,
+    out: Path,
+    weights: Path,
+    data: Path | None,
+    key: str | None,
+    loss: str | None,
+    steps: int,
+    layer_steps: int,
+    fit_steps: int,
+    seed: int,
+    bits: int | None,
+    dtype: str | None,
+    force: bool,
+    **conversion: Any,
+) -> Output:
+    """Convert a trained model into the file OUT.
+
+    What it has learnt is kept. With --data the outputs are matched on these inputs, which is much
+    better than the coefficients alone; with --bits below 16 as well, codes and codebooks are
+    trained.
+    """
+    check_new(out, force)
+    check_bits(bits)
+    inputs = None if data is None else read_inputs(data, key)
+    teacher = _model(target, arguments, weights, seed)
+    generator = torch.Generator().manual_seed(seed)
+    student = kanmeta.convert(copy.deepcopy(teacher), **_options(conversion), generator=generator)
+    few = bits if inputs is not None and bits in (2, 3, 4, 8) else None
+    with foreign("running the model on --data"):
+        report = kanmeta.distill(
+            student,
+            teacher,
+            data=inputs,
+            loss=loss,
+            prompt_bits=few,
+            fit_steps=fit_steps,
+            layer_steps=layer_steps,
+            steps=steps,
+            generator=generator,
+        )
+    notes = [] if data is not None else ["without --data only coefficients are matched"]
+    extra = {"report": report.as_dict()}
+    return _saved(student, out, bits, dtype, extra, notes, sizes.distill_tables(report))
+
+
+@app.command()
+@click.argument("file", type=FILE)
+@verb
+def info(file: Path) -> Output:
+    """Show the header of a compact file."""
+    record = compact.info_record(file)
+    return Output(record, compact.info_tables(record))
+
+
+@app.command()
+@click.argument("file", type=FILE)
+@click.argument("out", type=FILE)
+@click.option("--model", "target", required=True, help="module:function that makes the model.")
+@click.option("--args", "arguments", help="JSON list or object: arguments of the function.")
+@click.option("--force", is_flag=True, help="Replace OUT if it exists.")
+@verb
+def materialize(file: Path, out: Path, target: str, arguments: str | None, force: bool) -> Output:
+    """Turn a compact file into plain weights.
+
+    OUT is a safetensors file with the library's own state_dict.
+    """
+    check_new(out, force)
+    model = kanmeta.materialize(kanmeta.load(_model(target, arguments, None, 0), file))
+    state = model.state_dict()
+    odd = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if odd:
+        raise CommandError(f"the model's state_dict holds {', '.join(odd)}, which are no tensors")
+    with new_file(out) as partial:
+        save_file({n: t.detach().contiguous().clone() for n, t in state.items()}, partial)
+    before, after = file.stat().st_size, out.stat().st_size
+    text = f"{file}: {before:,} bytes -> {out}: {after:,} bytes, {len(state)} tensors"
+    return Output({"file": str(out), "file_bytes": after, "tensors": [*state]}, [text])
+
+
+@app.command()
+@with_options(*MODEL)
+@click.option("--input", "shapes", multiple=True, required=True, help="Sizes: 128,784; repeatable.")
+@click.option("--budget", type=int, help="Bytes of scratch for 'stream' and 'auto'.")
+@click.option("--repeats", default=5, show_default=True)
+@click.option("--threads", default=1, show_default=True)
+@with_options(*WEIGHTS, *CONVERSION)
+@verb
+def bench(
+    target: str,
+    arguments: str | None,
+    weights: Path | None,
+    shapes: tuple[str, ...],
+    budget: int | None,
+    repeats: int,
+    threads: int,
+    **conversion: Any,
+) -> Output:
+    """Measure memory and time of a training step.
+
+    In each mode of execution, on random inputs of the sizes --input.
+    """
+    sizes_of_inputs = [benching.shape_of(text) for text in shapes]
+    model = _model(target, arguments, weights, 0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        record = benching.bench_record(
+            model,
+            _options(conversion),
+            sizes_of_inputs,
+            budget,
+            repeats,
+            torch.Generator().manual_seed(0),
+        )
+    finally:
+        torch.set_num_threads(before)
+    return Output({"target": target} | record, benching.bench_tables(record))
+
+
+def _model(target: str, arguments: str | None, weights: Path | None, seed: int) -> nn.Module:
+    if is_file(target):
+        raise CommandError(
+            f"{target} is a file; expected module:function, which makes the model. A file of "
+            "weights goes to --weights"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = build(target, arguments)
+    if weights is not None:
+        give_weights(model, weights)
+    return model
+
+
+def _options(conversion: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of ``kanmeta.plan`` and ``convert``."""
+    given = conversion["clusters"]
+    clusters: int | str = given if given == "layer" else _whole(given)
+    filters = {name: list(conversion[name]) or None for name in ("include", "exclude")}
+    return conversion | filters | {"clusters": clusters}
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise CommandError(f"--clusters {text!r}: expected a number, or 'layer'")
+    return int(text)
+
+
+def _plain(conversion: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in conversion.items() if name != "adapters"}
+
+
+def _saved(
+    model: nn.Module,
+    out: Path,
+    bits: int | None,
+    dtype: str | None,
+    record: dict[str, Any],
+    notes: list[str],
+    shown: Sequence[RenderableType] = (),
+) -> Output:
+    kanmeta.save(
+        model, out, dtype=None if dtype is None else getattr(torch, dtype), prompt_bits=bits
+    )
+    summary = kanmeta.summary(model, prompt_bits=bits)
+    size = out.stat().st_size
+    before, after = summary.parameters_before, summary.parameters_after
+    record = {
+        "file": str(out),
+        "file_bytes": size,
+        "parameters": {"before": before, "after": after},
+    } | record
+    text = (
+        f"{out}: {size:,} bytes; parameters {before:,} -> {after:,}, with gradients and Adam "
+        f"{bytes_text(summary.bytes_before)} -> {bytes_text(summary.bytes_after)}"
+    )
+    return Output(record, [*shown, text], notes)

@@ -1,0 +1,65 @@
+"""Peak memory of a function by counting the bytes of the tensors that are alive."""
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+__all__ = ["LiveTensors", "peak_bytes"]
+
+
+class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Bytes of the storages of all results of operations that are still alive: now, and at most."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = self.peak = 0
+        self._known: dict[int, int] = {}
+
+    def add(self, tensor: Tensor) -> None:
+        """Count the storage of ``tensor``, once, until it is freed."""
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known or size == 0:
+            return
+        self._known[key] = size
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._freed, key)
+
+    def _freed(self, key: int) -> None:
+        self.live -= self._known.pop(key, 0)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self.add(leaf)
+        return result
+
+
+def peak_bytes(function: Callable[[], object], alive: Sequence[Tensor]) -> int:
+    """Most bytes of tensors that are alive at once while ``function`` runs.
+
+    Args:
+        function: what to run.
+        alive: tensors that exist before. On a GPU torch's allocator counts them itself.
+    """
+    if alive and alive[0].is_cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        function()
+        torch.cuda.synchronize()
+        return int(torch.cuda.max_memory_allocated())
+    counter = LiveTensors()
+    for tensor in alive:
+        counter.add(tensor)
+    with counter:
+        function()
+    return counter.peak
