@@ -10,7 +10,7 @@ differs from the paper.
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import torch
@@ -36,7 +36,7 @@ DEGREE = 3
 NOTES = (
     "Epochs of ten LBFGS iterations, learning rate 1, strong Wolfe, history 10; the paper does not "
     "say how many iterations, the released notebooks have 120 and 200 in all.",
-    "The grid is fixed; the paper does not say whether it was adapted, the notebooks switch it off.",
+    "The grid is fixed, as in the notebooks; the paper does not say whether it was adapted.",
     "Values are mean squared errors; the released code keeps their square root.",
     "Training, validation and test points are drawn apart, uniformly from the function's ranges.",
 )
@@ -68,7 +68,7 @@ def convert_arguments(printed: Cell, protocol: Protocol) -> dict[str, Any]:
         convert = printed.convert if printed.rule and table == "T4" else {"hidden": hidden}
         return {**convert, "init": "paper"}
     widths, w = printed.widths, printed.dim_w if table == "T4" else _intervals(printed.row) + 4
-    edges = sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+    edges = sum(a * b for a, b in pairwise(widths))
     # E + h (2 + w) + w numbers of the Meta model against E w of the KAN; both have biases as well.
     widest = (edges * (w - 1) - w) // (w + 2)
     return {"hidden": max(2, min(hidden, widest)), "init": "match"}

@@ -1,4 +1,4 @@
-"""The one training loop: epoch after epoch, resumable, with the epoch that counts picked on the way.
+"""The training loop: epoch after epoch, resumable, with the epoch that counts picked on the way.
 
 A run that was killed goes on after its last finished epoch as if it had never stopped: bit for bit
 on one thread of a CPU. So what an epoch does may depend on the job and on the epoch's number only.
