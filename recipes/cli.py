@@ -48,6 +48,7 @@ def _arguments(recipe: str, doc: str, argv: Sequence[str] | None) -> argparse.Na
         metavar="PATH",
         help="a folder or file with data sets; may be given more than once",
     )
+    parser.add_argument("--download", action="store_true", help="fetch data sets that are missing")
     parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--precision", choices=("no", "bf16", "fp16"), default="no")
     parser.add_argument("--processes", type=int, default=1, help="jobs at a time")
@@ -82,7 +83,7 @@ def run(recipe: str, doc: str, grid: Grid, argv: Sequence[str] | None = None) ->
     code = code_state()
     if code["dirty"] is not False:
         print("The code differs from what is committed: the results will say so.")
-    place = Place(tuple(args.data_root), args.device, args.precision, args.out, code)
+    place = Place(tuple(args.data_root), args.download, args.device, args.precision, args.out, code)
     work = partial(execute, place)
     try:
         if args.submitit:

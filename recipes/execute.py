@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from recipes.engine import is_main
 from recipes.job import Job, Place, Task
 from recipes.loop import train
 from recipes.models import meta_learners, save
@@ -39,6 +40,8 @@ def execute(place: Place, job: Job, count: Callable[[int], object]) -> str:
     value, curve = train(
         task, protocol=job.protocol, epochs=job.epochs, count=count, resume=state, key=key
     )
+    if not is_main():
+        return ""
     save(task.model, weights)
     content = {
         "metric": task.metric,

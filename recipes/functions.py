@@ -152,7 +152,8 @@ def task(job: Job, place: Place) -> Task:
 
     def loss(net: nn.Module, part: str = "train") -> Tensor:
         x, y = data[part]
-        return (net(x) - (y - shift) / scale).square().mean()
+        error: Tensor = net(x) - (y - shift) / scale
+        return error.square().mean()
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -161,7 +162,7 @@ def task(job: Job, place: Place) -> Task:
         return value
 
     def epoch(number: int) -> float:
-        return float(optimizer.step(closure).detach())  # type: ignore[arg-type]
+        return float(optimizer.step(closure).detach())  # type: ignore[no-untyped-call]
 
     def score(part: str) -> float:
         with torch.no_grad():

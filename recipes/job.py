@@ -61,7 +61,7 @@ class Place:
     """Where jobs run.
 
     Attributes:
-        data: folders or files to look for data sets in, see :func:`recipes.data.load_images`.
+        data, download: see :func:`recipes.data.load_images`.
         device: torch's name of it.
         precision: ``no`` for float32 as written, or ``bf16`` or ``fp16`` (needs accelerate).
         out: results go to ``out/results/<recipe>``; state of killed runs and trained models to
@@ -70,6 +70,7 @@ class Place:
     """
 
     data: tuple[Path, ...]
+    download: bool
     device: str
     precision: str
     out: Path

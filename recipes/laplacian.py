@@ -7,13 +7,18 @@ Laplacian L of its inputs with respect to the network's inputs,
     L_o = sum_i phi'_oi(x_i) L_i + phi''_oi(x_i) |J_i|^2
 
 which costs a few small matrix products a layer; automatic differentiation needs a pass a dimension.
-Works on converted models: the generated coefficients are read like any others.
+Works on converted models.
 """
+
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import kanmeta
+from recipes.models import is_converted
 from recipes.reference.b_spline import b_spline_basis
 
 __all__ = ["spline_derivative", "value_gradient_laplacian"]
@@ -40,14 +45,25 @@ def _silu_derivatives(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return x * s, s + x * slope, slope * (2 + x * (1 - 2 * s))
 
 
-def _features(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _features(layer: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Base function and splines at ``x`` with two derivatives: ``(N, 1 + G + k, in)`` each."""
     base = _silu_derivatives(x)
-    splines = (spline_derivative(x, layer.grid, layer.spline_order, m) for m in range(3))  # type: ignore[arg-type]
+    splines = (spline_derivative(x, layer.grid, layer.spline_order, m) for m in range(3))
     first, second, third = (
         torch.cat([b.unsqueeze(1), s], 1) for b, s in zip(base, splines, strict=True)
     )
     return first, second, third
+
+
+def _weights(model: nn.Module) -> Iterator[tuple[Any, Tensor]]:
+    """Layers and their coefficients, base weight first: ``(out, in, 1 + G + k)``."""
+    # Each tensor of a converted layer that is read would be generated on its own.
+    generated = kanmeta.coefficients(model) if is_converted(model) else {}
+    for n, layer in enumerate(cast(Iterable[Any], model.layers)):
+        plain = generated.get(f"layers.{n}")
+        if plain is None:
+            plain = torch.cat([layer.base_weight.unsqueeze(-1), layer.spline_weight], -1)
+        yield layer, plain
 
 
 def value_gradient_laplacian(
@@ -67,9 +83,8 @@ def value_gradient_laplacian(
     unit = torch.eye(d, dtype=x.dtype, device=x.device)
     jacobian = (unit if axes is None else unit[axes]).expand(n, -1, -1)
     laplacian = torch.zeros_like(x)
-    for layer in model.layers:  # type: ignore[union-attr]
+    for layer, weight in _weights(model):
         f, f1, f2 = _features(layer, x)
-        weight = torch.cat([layer.base_weight.unsqueeze(-1), layer.spline_weight], -1)
         flat = weight.transpose(1, 2).flatten(1)  # (out, K * in), as the features are laid out
         slopes = torch.einsum("nki,oik->nio", f1, weight)
         bent = f1 * laplacian.unsqueeze(1) + f2 * jacobian.square().sum(1).unsqueeze(1)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recipes.engine import is_main
 from recipes.job import Protocol, Task
 
 __all__ = ["Curve", "train"]
@@ -73,7 +74,7 @@ def train(
             curve.epoch = epoch
             best = copy.deepcopy(task.model.state_dict())
         curve.seconds += time.perf_counter() - start
-        if resume is not None:
+        if resume is not None and is_main():
             _keep(resume, key, task, curve, best)
         count(1)
     task.model.load_state_dict(best)
