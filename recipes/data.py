@@ -1,4 +1,8 @@
-"""MNIST and Fashion-MNIST as four tensors, read from the idx files they are published as.
+"""Image data sets as four tensors: idx files, torchvision's folders, or one npz file.
+
+MNIST, Fashion-MNIST and KMNIST are read from the idx files they are published as, the colour sets
+by torchvision's own classes. An npz file has x_train, y_train, x_test and y_test (Keras' names),
+colours last; it may hold a part of a data set.
 
 An idx file: two zero bytes, one byte for the type of the numbers (8: unsigned bytes), one for the
 number of axes, a big-endian 32-bit size for each axis, then the numbers, last axis fastest.
@@ -7,22 +11,35 @@ number of axes, a big-endian 32-bit size for each axis, then the numbers, last a
 import gzip
 import hashlib
 import math
+import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["DATASETS", "DataError", "Images", "load_images", "read_idx"]
+__all__ = ["CLASSES", "COLOUR", "DATASETS", "DataError", "Images", "load_images", "read_idx"]
 
-DATASETS = {"fashion-mnist": "FashionMNIST", "mnist": "MNIST"}
+DATASETS = {
+    "fashion-mnist": "FashionMNIST",
+    "mnist": "MNIST",
+    "kmnist": "KMNIST",
+    "svhn": "SVHN",
+    "cifar-10": "CIFAR10",
+    "cifar-100": "CIFAR100",
+}
 """Our names, and the names of torchvision's classes and folders."""
+
+CLASSES = {name: 100 if name == "cifar-100" else 10 for name in DATASETS}
+COLOUR = {"svhn", "cifar-10", "cifar-100"}
+"""Those of 32 x 32 pixels in three colours; the others have 28 x 28 grey ones."""
 
 DEFAULT_ROOT = Path("runs/data")
 DEBIAN = {"fashion-mnist": Path("/usr/share/datasets/fashion-mnist")}
-CLASSES = 10
-
 _FILES = tuple(
     f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
 )
@@ -34,13 +51,13 @@ class DataError(Exception):
 
 @dataclass(frozen=True)
 class Images:
-    """Grey images of 28 x 28 pixels in ten classes.
+    """Images of one size with a class each.
 
     Attributes:
         name: a key of :data:`DATASETS`.
         folder: where the files were found.
-        train_images, test_images: uint8, ``(N, 28, 28)``; 0 is the background.
-        train_labels, test_labels: int64, ``(N,)``, 0 to 9.
+        train_images, test_images: uint8, ``(N, 28, 28)``, or ``(N, 3, 32, 32)`` in colour.
+        train_labels, test_labels: int64, ``(N,)``, from 0.
     """
 
     name: str
@@ -58,14 +75,18 @@ class Images:
         return digest.hexdigest()[:16]
 
 
-def load_images(name: str, root: Path | str | None = None, download: bool = False) -> Images:
+def load_images(
+    name: str, root: Path | str | Sequence[Path | str] | None = None, download: bool = False
+) -> Images:
     """Find, read and check a data set.
 
     Args:
         name: a key of :data:`DATASETS`.
-        root: folder in torchvision's layout, ``root/FashionMNIST/raw``, or the one with the idx
-            files; default: :data:`DEFAULT_ROOT`. Debian's package is looked at next.
-        download: whether torchvision may fetch it into ``root`` if it is nowhere.
+        root: one place or several: a folder in torchvision's layout, such as
+            ``root/FashionMNIST/raw``, or with ``root/<name>``, the one with the idx files, an npz
+            file, or a folder with ``<name>.npz``; default: :data:`DEFAULT_ROOT`. Debian's package
+            is looked at last.
+        download: whether torchvision may fetch it into the first ``root`` if it is nowhere.
 
     Raises:
         DataError: the data set is nowhere (the text says which commands get it), or a file is not
@@ -73,20 +94,72 @@ def load_images(name: str, root: Path | str | None = None, download: bool = Fals
     """
     if name not in DATASETS:
         raise DataError(f"no data set {name!r}; there are {', '.join(DATASETS)}")
-    root = DEFAULT_ROOT if root is None else Path(root)
-    folders = [root / DATASETS[name] / "raw", root, *([DEBIAN[name]] if name in DEBIAN else [])]
+    several = [root] if isinstance(root, (str, Path)) else list(root or [DEFAULT_ROOT])
+    roots = [Path(one) for one in several]
+    for place in roots:
+        archive = place if place.suffix == ".npz" else place / f"{name}.npz"
+        if archive.is_file():
+            return _from_npz(name, archive)
+    return (_colour if name in COLOUR else _grey)(name, roots, download)
+
+
+def _grey(name: str, roots: list[Path], download: bool) -> Images:
+    folders = [f for root in roots for f in (root / DATASETS[name] / "raw", root / name, root)]
+    folders += [DEBIAN[name]] if name in DEBIAN else []
     folder = next((f for f in folders if any(_find(f, file) for file in _FILES)), None)
     if folder is None and download:
-        _download(name, root)
+        _torchvision(name, roots[0], download=True)
         folder = folders[0]
     if folder is None:
-        raise DataError(_how_to_get(name, root, folders))
+        raise DataError(_how_to_get(name, roots[0], folders))
     train_images, train_labels, test_images, test_labels = (
         read_idx(_require(folder, file)) for file in _FILES
     )
     _check(folder, "train", train_images, train_labels)
     _check(folder, "t10k", test_images, test_labels)
     return Images(name, folder, train_images, train_labels.long(), test_images, test_labels.long())
+
+
+def _colour(name: str, roots: list[Path], download: bool) -> Images:
+    for root in roots:
+        try:
+            train, test = _torchvision(name, root, download=download and root == roots[0])
+        except RuntimeError:  # what torchvision raises where the files are missing or broken
+            continue
+        return Images(name, root, *_tensors(train), *_tensors(test))
+    raise DataError(_how_to_get(name, roots[0], roots))
+
+
+def _tensors(part: Any) -> tuple[Tensor, Tensor]:
+    images = torch.from_numpy(part.data)
+    if images.shape[-1] == 3:  # CIFAR has the colours last, SVHN first
+        images = images.permute(0, 3, 1, 2).contiguous()
+    labels = part.targets if hasattr(part, "targets") else part.labels
+    return images, torch.as_tensor(labels).long()
+
+
+def _from_npz(name: str, path: Path) -> Images:
+    parts = ("x_train", "y_train", "x_test", "y_test")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = [file[part] for part in parts]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: no npz file with {', '.join(parts)} ({error})") from error
+    found = [torch.from_numpy(array) for array in arrays]
+    for place in (0, 2):
+        if found[place].dim() == 4:
+            found[place] = found[place].permute(0, 3, 1, 2).contiguous()
+    expected = (3, 32, 32) if name in COLOUR else (28, 28)
+    for images, labels in (found[:2], found[2:]):
+        if images.shape[1:] != expected or labels.numel() != len(images) or not len(images):
+            raise DataError(
+                f"{path}: images {list(images.shape)} and labels {list(labels.shape)} are not "
+                f"{name}, which has images of {list(expected)}"
+            )
+        if labels.max() >= CLASSES[name]:
+            raise DataError(f"{path}: labels go up to {int(labels.max())}: this is not {name}")
+    x, y, x_test, y_test = found
+    return Images(name, path, x, y.flatten().long(), x_test, y_test.flatten().long())
 
 
 def read_idx(path: Path) -> Tensor:
@@ -133,22 +206,25 @@ def _check(folder: Path, part: str, images: Tensor, labels: Tensor) -> None:
             f"{folder}: {part} images have shape {list(images.shape)} and labels "
             f"{list(labels.shape)}, expected [N, 28, 28] and [N]"
         )
-    if labels.max() >= CLASSES:
+    if labels.max() > 9:
         raise DataError(f"{folder}: {part} labels go up to {int(labels.max())}, expected 0 to 9")
 
 
-def _download(name: str, root: Path) -> None:
+def _torchvision(name: str, root: Path, download: bool) -> tuple[Any, Any]:
     from torchvision import datasets  # only here: its import takes a second
 
-    getattr(datasets, DATASETS[name])(root, download=True)
+    cls = getattr(datasets, DATASETS[name])
+    if name == "svhn":
+        return cls(root, split="train", download=download), cls(root, "test", download=download)
+    return cls(root, train=True, download=download), cls(root, train=False, download=download)
 
 
-def _how_to_get(name: str, root: Path, folders: list[Path]) -> str:
+def _how_to_get(name: str, root: Path, places: list[Path]) -> str:
     ways = [
         f"--download fetches it with torchvision into {root}",
-        "--data FOLDER names a folder that has it already",
+        "--data-root PATH names a folder or npz file that has it already",
     ]
     if name in DEBIAN:
         ways.append("apt-get install dataset-fashion-mnist is Debian's package of it")
-    places, choices = ", ".join(map(str, folders)), "; ".join(ways)
-    return f"no {name} in any of {places}. To get it: {choices}."
+    looked, choices = ", ".join(map(str, places)), "; ".join(ways)
+    return f"no {name} in any of {looked}. To get it: {choices}."

@@ -84,7 +84,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, data: Pixels, epoc
     with tqdm(total=epochs, unit="epoch") as bar:
         return fit(
             model, data, optimizer, epochs=epochs, batch=BATCH, seed=SEED, on_epoch=bar.update
-        ).seconds
+        )
 
 
 def logits(model: nn.Module, data: Pixels) -> Tensor:

@@ -1,13 +1,10 @@
-"""Training a classifier on images that live on the device, resumable after every epoch."""
+"""Image classification with all images on the device, batches and augmentation made there."""
 
 import math
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,52 +12,99 @@ from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
 
 from recipes.data import Images
+from recipes.engine import Engine
 
-__all__ = ["Curve", "Pixels", "accuracy", "fit", "one_thread"]
+__all__ = ["Pixels", "accuracy", "fit", "one_thread", "train_epoch"]
+
+SPLIT_SEED = 2025  # one split of the training images for all runs, whatever their seed
+Augment = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """Training and test images as one tensor on one device; batches are made there.
+    """Training, validation and test images as one tensor on one device, in this order.
 
     Attributes:
-        values: uint8, ``(train + test, pixels of an image)``.
-        labels: int64, ``(train + test,)``.
+        values: uint8, ``(train + validation + test, pixels of an image)``; of images in colour
+            first all red ones.
+        labels: int64, ``(train + validation + test,)``.
         train: how many of them, from the start, are for training.
-        mean, std: of all training pixels, 0 to 255.
+        validation: how many come next; they are training images that are held out.
+        mean, std: of the training pixels, 0 to 255, ``(1,)`` or, in colour, ``(pixels,)``.
+        shape: of an image, ``(channels, height, width)``.
     """
 
     values: Tensor
     labels: Tensor
     train: int
-    mean: float
-    std: float
+    validation: int
+    mean: Tensor
+    std: Tensor
+    shape: tuple[int, int, int]
 
     @classmethod
-    def of(cls, images: Images, device: torch.device | str = "cpu") -> "Pixels":
-        """Put ``images`` on ``device``."""
-        values = torch.cat([images.train_images, images.test_images]).flatten(1)
-        labels = torch.cat([images.train_labels, images.test_labels])
-        train = len(images.train_images)
-        # From the histogram: exact, and without a copy of the data as floating-point numbers.
-        share = values[:train].flatten().bincount(minlength=256).double() / values[:train].numel()
-        level = torch.arange(256).double()
-        mean = float((share * level).sum())
-        std = math.sqrt(float((share * (level - mean).square()).sum()))
-        return cls(values.to(device), labels.to(device), train, mean, std)
+    def of(
+        cls,
+        images: Images,
+        device: torch.device | str = "cpu",
+        validation: int = 0,
+        limit: int | None = None,
+    ) -> "Pixels":
+        """Put ``images`` on ``device``.
+
+        Args:
+            images: what.
+            device: torch's name of it.
+            validation: how many training images to hold out. Which ones never changes.
+            limit: use at most so many training images, and as many test images.
+        """
+        train, labels = images.train_images, images.train_labels
+        if validation or limit:
+            order = torch.randperm(len(train), generator=torch.Generator().manual_seed(SPLIT_SEED))
+            order = order[: None if limit is None else limit + validation]
+            train, labels = train[order], labels[order]
+        test, count = slice(limit), len(train) - validation
+        grey = train.dim() == 3
+        shape = (1 if grey else train.shape[1], train.shape[-2], train.shape[-1])
+        values = torch.cat([train, images.test_images[test]]).flatten(1)
+        mean, std = _moments(values[:count].reshape(-1, *shape))
+        if not grey:
+            mean, std = (m.repeat_interleave(shape[1] * shape[2]) for m in (mean, std))
+        return cls(
+            values.to(device),
+            torch.cat([labels, images.test_labels[test]]).to(device),
+            count,
+            validation,
+            mean.to(device),
+            std.to(device),
+            shape,
+        )
+
+    def part(self, name: str) -> slice:
+        """Rows of ``"train"``, ``"validation"`` or ``"test"`` images."""
+        first, second = self.train, self.train + self.validation
+        return {
+            "train": slice(0, first),
+            "validation": slice(first, second),
+            "test": slice(second, len(self.labels)),
+        }[name]
 
     def inputs(self, rows: Tensor | slice) -> Tensor:
         """Images ``rows`` with mean 0 and standard deviation 1: float32, ``(N, pixels)``."""
         return self.values[rows].float().sub_(self.mean).div_(self.std)
 
 
-@dataclass
-class Curve:
-    """What every epoch gave: mean training loss (None: not finite) and test accuracy in %."""
-
-    train_loss: list[float | None] = field(default_factory=list)
-    test_accuracy: list[float] = field(default_factory=list)
-    seconds: float = 0.0
+def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel of uint8 images: float32, ``(channels,)``."""
+    found = []
+    level = torch.arange(256).double()
+    for channel in images.unbind(1):
+        # From the histogram: exact, and without a copy of the data as floating-point numbers.
+        share = channel.flatten().bincount(minlength=256).double() / channel.numel()
+        mean = (share * level).sum()
+        found.append((mean, (share * (level - mean).square()).sum().sqrt()))
+    means, stds = zip(*found, strict=True)
+    return torch.stack(means).float(), torch.stack(stds).float()
 
 
 @contextmanager
@@ -74,17 +118,70 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def accuracy(model: nn.Module, data: Pixels, batch: int = 1000) -> float:
-    """Share of the test images that ``model`` gets right, in %."""
+def accuracy(model: nn.Module, data: Pixels, part: str = "test", batch: int = 1000) -> float:
+    """Share of the images of ``part`` that ``model`` gets right, in %."""
     was_training = model.training
     model.eval()
     right = torch.zeros((), dtype=torch.int64, device=data.labels.device)
+    rows = torch.arange(len(data.labels), device=data.labels.device)[data.part(part)]
     with torch.no_grad():
-        for start in range(data.train, len(data.labels), batch):
-            rows = slice(start, start + batch)
-            right += (model(data.inputs(rows)).argmax(1) == data.labels[rows]).sum()
+        for some in torch.split(rows, batch):
+            right += (model(data.inputs(some)).argmax(1) == data.labels[some]).sum()
     model.train(was_training)
-    return 100 * int(right) / (len(data.labels) - data.train)
+    return 100 * int(right) / len(rows)
+
+
+def train_epoch(
+    model: nn.Module,
+    data: Pixels,
+    optimizer: torch.optim.Optimizer,
+    *,
+    epoch: int,
+    epochs: int,
+    batch: int,
+    seed: int,
+    augment: Augment | None = None,
+    engine: Engine | None = None,
+) -> float:
+    """Train for one of ``epochs`` with cross-entropy and a cosine schedule that ends at 0.
+
+    The order of images and the rates are functions of seed and epoch, so no state has to be kept.
+
+    Args:
+        model, optimizer: on the device of ``data``; changed in place.
+        data: images.
+        epoch: number, from 0.
+        epochs: how many there will be; the schedule needs it.
+        batch: rows a step; the last step of an epoch may have fewer.
+        seed: of the order of the images.
+        augment: what is done to a batch of inputs, ``(N, pixels)``.
+        engine: precision and processes; default: one process, float32.
+
+    Returns:
+        The mean loss.
+    """
+    engine = engine or Engine(str(data.labels.device))
+    steps = math.ceil(data.train / batch)
+    schedule = CosineLRScheduler(
+        optimizer,
+        t_initial=epochs * steps,
+        t_in_epochs=False,
+        initialize="initial_lr" not in optimizer.param_groups[0],  # the first epoch's rates
+    )
+    generator = torch.Generator().manual_seed(seed * 10_000 + epoch)
+    order = torch.randperm(data.train, generator=generator).to(data.labels.device)
+    total = torch.zeros((), device=data.labels.device)
+    for step, rows in enumerate(torch.split(order, batch), start=epoch * steps):
+        schedule.step_update(step)
+        rows = engine.share(rows)
+        x = data.inputs(rows)
+        with engine.autocast():
+            loss = F.cross_entropy(model(x if augment is None else augment(x)), data.labels[rows])
+        optimizer.zero_grad()
+        engine.backward(loss)
+        optimizer.step()
+        total += loss.detach() * len(rows)
+    return float(engine.sum(total)) / data.train
 
 
 def fit(
@@ -96,75 +193,10 @@ def fit(
     batch: int,
     seed: int,
     on_epoch: Callable[[int], object] = lambda count: None,
-    resume: Path | None = None,
-    key: str = "",
-) -> Curve:
-    """Train with cross-entropy and a cosine schedule that ends at 0, step by step.
-
-    Args:
-        model, optimizer: on the device of ``data``; changed in place.
-        data: training and test images.
-        epochs, batch: how long, and rows a step; the last step of an epoch may have fewer.
-        seed: of the order of the images.
-        on_epoch: called with the number of epochs that have come to an end since the last call.
-        resume: a file that holds the state after the last finished epoch. If it exists, training
-            goes on from there as if it had never stopped, bit for bit on one thread of a CPU.
-        key: what the state belongs to; a file with another key is ignored and overwritten.
-    """
-    steps = math.ceil(data.train / batch)
-    schedule = CosineLRScheduler(optimizer, t_initial=epochs * steps, t_in_epochs=False)
-    curve = _restore(resume, key, model, optimizer)
-    on_epoch(len(curve.test_accuracy))
-    for epoch in range(len(curve.test_accuracy), epochs):
-        start = time.perf_counter()
-        total = torch.zeros((), device=data.labels.device)
-        batches = torch.split(_order(data, seed, epoch), batch)
-        for step, rows in enumerate(batches, start=epoch * steps):
-            schedule.step_update(step)
-            loss = F.cross_entropy(model(data.inputs(rows)), data.labels[rows])
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            optimizer.step()
-            total += loss.detach() * len(rows)
-        mean = float(total) / data.train
-        curve.train_loss.append(mean if math.isfinite(mean) else None)
-        curve.test_accuracy.append(accuracy(model, data))
-        curve.seconds += time.perf_counter() - start
-        if resume is not None:
-            _keep(resume, key, model, optimizer, curve)
+) -> float:
+    """Train for all epochs, in one go; seconds it took. See :func:`train_epoch`."""
+    start = time.perf_counter()
+    for epoch in range(epochs):
+        train_epoch(model, data, optimizer, epoch=epoch, epochs=epochs, batch=batch, seed=seed)
         on_epoch(1)
-    return curve
-
-
-def _order(data: Pixels, seed: int, epoch: int) -> Tensor:
-    """Order of the training images: a function of seed and epoch, so no state has to be kept."""
-    generator = torch.Generator().manual_seed(seed * 10_000 + epoch)
-    return torch.randperm(data.train, generator=generator).to(data.labels.device)
-
-
-def _keep(
-    path: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer, curve: Curve
-) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    state = {
-        "key": key,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "curve": asdict(curve),
-    }
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
-
-
-def _restore(
-    path: Path | None, key: str, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> Curve:
-    if path is None or not path.exists():
-        return Curve()
-    state: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    if state["key"] != key:
-        return Curve()
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return Curve(**state["curve"])
+    return time.perf_counter() - start

@@ -1,0 +1,93 @@
+"""One job from its first values to its result file."""
+
+import copy
+import importlib
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from recipes.engine import is_main
+from recipes.job import Job, Place, Task
+from recipes.loop import train
+from recipes.models import meta_learners, save
+from recipes.records import counts, hardware, read_json, versions, write_json
+from recipes.tracking import peak_bytes
+
+__all__ = ["execute", "number"]
+
+
+def execute(place: Place, job: Job, count: Callable[[int], object]) -> str:
+    """Train, unless the result is there already, and record the result.
+
+    Args:
+        place: where.
+        job: what.
+        count: see :func:`recipes.loop.train`.
+
+    Returns:
+        A line for people.
+    """
+    file = place.result(job)
+    if file.exists() and (before := read_json(file))["job"] == job.content():
+        count(job.epochs)
+        return f"{_line(job, before)} (done before)"
+    task: Task = importlib.import_module(f"recipes.{job.recipe}").task(job, place)
+    peak = _peak_of_a_step(task)
+    state, weights = place.working(job, ".pt"), place.working(job, ".safetensors")
+    key = json.dumps([job.content(), dict(place.code), dict(task.source)])
+    value, curve = train(
+        task, protocol=job.protocol, epochs=job.epochs, count=count, resume=state, key=key
+    )
+    if not is_main():
+        return ""
+    save(task.model, weights)
+    content = {
+        "metric": task.metric,
+        "value": value,
+        "best_epoch": curve.epoch + 1,
+        "parameters": counts(task.model),
+        "meta_learners": meta_learners(task.model),
+        "file_bytes": weights.stat().st_size,
+        "peak_bytes": peak,
+        "seconds": round(curve.seconds, 2),
+        "curve": {
+            "train_loss": _short(curve.train_loss),
+            "validation": _short(curve.validation),
+            "test": _short(curve.test),
+        },
+        **task.more(),
+        "job": job.content(),
+        "notes": task.notes,
+        "data": dict(task.source),
+        "code": dict(place.code),
+        "versions": versions(),
+        "hardware": hardware(torch.device(place.device)),
+    }
+    write_json(file, content)
+    state.unlink(missing_ok=True)
+    return _line(job, content)
+
+
+def number(value: float | None) -> str:
+    """A metric for people: small ones with a power of ten."""
+    if value is None:
+        return "not finite"
+    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.2e}"
+
+
+def _line(job: Job, result: Mapping[str, Any]) -> str:
+    return f"{job.stem}: {number(result['value'])} ({result['metric']})"
+
+
+def _short(values: list[float | None]) -> list[float | None]:
+    """Six digits are enough for a curve, and keep the files small."""
+    return [None if value is None else float(f"{value:.6g}") for value in values]
+
+
+def _peak_of_a_step(task: Task) -> int:
+    """Most bytes of parameters, gradients and activations at once, forward and backward."""
+    model = copy.deepcopy(task.model)
+    tensors = [*model.parameters(), *model.buffers()]
+    return peak_bytes(lambda: torch.autograd.backward(task.loss(model)), tensors)
