@@ -6,10 +6,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu
 
 import kanmeta
+from kanmeta.cli.peak import LiveTensors
 from kanmeta.independence import rows_are_independent
 from kanmeta.surgery import bindings
 from recipes.reference import efficient_kan, fast_kan
-from kanmeta.cli.peak import LiveTensors
 from tests.cases import kan
 
 pytestmark = pytest.mark.filterwarnings("ignore::kanmeta.errors.LargerModelWarning")
