@@ -16,6 +16,7 @@ class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Bytes of the storages of all results of operations that are still alive: now, and at most."""
 
     def __init__(self) -> None:
+        """Count from nothing; enter the counter, or :meth:`add` what exists already."""
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self._known: dict[int, int] = {}
@@ -37,6 +38,7 @@ class LiveTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        """Run ``func`` and count its results."""
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
