@@ -114,7 +114,7 @@ from kanmeta import kernels
 constants = dict(block_n=64, block_i=32, block_o=64, precision="ieee")
 for name in ("_outputs", "_inputs", "_weights"):
     kernel = getattr(kernels, name)
-    for kind in range(3):
+    for kind in range(3) if name == "_inputs" else (1,):
         types = {
             a: "constexpr" if a in constants or a == "kind"
             else "*fp32" if a in ("x", "w", "y", "gy", "gx", "gw")
@@ -135,4 +135,4 @@ def test_kernels_compile_for_a_gpu(tmp_path):
         text=True,
     )
     assert run.returncode == 0, run.stderr
-    assert len(run.stdout.splitlines()) == 9
+    assert len(run.stdout.splitlines()) == 5
