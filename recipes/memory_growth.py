@@ -10,14 +10,13 @@ import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from recipes.checkouts import used_files
-from recipes.memory import add_options
 from recipes.memory_cases import Case, Origins, spline_case
-from recipes.memory_measure import PAPER, peak
+from recipes.memory_measure import PAPER, add_options, peak
 from recipes.records import code_state, hardware, read_json, versions, write_json
 
 __all__ = ["PANELS", "Panel", "main", "measure", "plot"]
@@ -66,12 +65,22 @@ PANELS = (
     ),
 )
 
+
+class Style(NamedTuple):
+    """How a variant is drawn."""
+
+    label: str
+    color: str
+    marker: str
+    line: str
+
+
 STYLES = {
-    "KAN": ("KAN (efficient-kan)", "#D55E00", "o", "-"),
-    PAPER: ("paper's MetaKAN code", "#E69F00", "s", "--"),
-    "materialize": ("converted, materialized", "#999999", "^", ":"),
-    "stream": ("converted, streamed", "#0072B2", "D", "-"),
-    "MLP": ("MLP of the same widths", "#000000", "x", "--"),
+    "KAN": Style("KAN (efficient-kan)", "#D55E00", "o", "-"),
+    PAPER: Style("paper's MetaKAN code", "#E69F00", "s", "--"),
+    "materialize": Style("converted, materialized", "#999999", "^", ":"),
+    "stream": Style("converted, streamed", "#0072B2", "D", "-"),
+    "MLP": Style("MLP of the same widths", "#000000", "x", "--"),
 }
 
 
@@ -103,15 +112,15 @@ def plot(result: dict[str, Any], path: Path) -> None:
     figure, axes = pyplot.subplots(1, len(PANELS), figsize=(13, 4.2), layout="constrained")
     for axis, panel in zip(axes, PANELS, strict=True):
         for name, line in result["panels"][panel.name].items():
-            label, color, marker, style = STYLES[name]
+            style = STYLES[name]
             places, peaks = zip(*line, strict=True)
             axis.plot(
                 places,
                 [p / 1e6 for p in peaks],
-                label=label,
-                color=color,
-                marker=marker,
-                linestyle=style,
+                label=style.label,
+                color=style.color,
+                marker=style.marker,
+                linestyle=style.line,
                 markersize=5,
             )
         axis.set(xscale="log", yscale="log", xlabel=panel.label)
@@ -136,11 +145,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     file = options.out / "growth.json"
     if not options.plot:
-        origins = Origins(options.upstream, options.paper)
+        origins, code = Origins(options.upstream, options.paper), code_state()
         panels = {panel.name: measure(panel, origins, options.device) for panel in PANELS}
         result = {
             "panels": panels,
-            "code": code_state(),
+            "code": code,
             "versions": versions(),
             "hardware": hardware(options.device),
             "files": used_files(),
