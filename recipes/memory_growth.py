@@ -1,9 +1,10 @@
 """How peak memory grows with connections, grid size and batch: the paper's Figure 4, and one more.
 
     python -m recipes.memory_growth --upstream CHECKOUTS --paper CHECKOUT
-    python -m recipes.memory_growth --plot         # draws again from the result file
+    python -m recipes.memory_growth --plot         # draws again from the result files
 
 Peak of allocated bytes of a training step, as in :mod:`recipes.memory`; nothing is timed.
+One JSON file a plot, skipped if it was measured with the same, committed code.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from recipes.memory_cases import Case, Origins, spline_case
 from recipes.memory_measure import PAPER, add_options, peak
 from recipes.records import code_state, hardware, read_json, versions, write_json
 
-__all__ = ["PANELS", "Panel", "main", "measure", "plot"]
+__all__ = ["PANELS", "STYLES", "Panel", "Peaks", "load", "main", "measure", "plot"]
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,10 @@ STYLES = {
 }
 
 
+Peaks = dict[str, dict[str, list[list[int]]]]
+"""[place on the horizontal axis, peak bytes] by panel and variant."""
+
+
 def cases(panel: Panel, origins: Origins) -> Iterator[tuple[int, Case]]:
     """Places on the horizontal axis and what is measured there."""
     for point in panel.points:
@@ -101,7 +106,34 @@ def measure(panel: Panel, origins: Origins, device: torch.device) -> dict[str, l
     return found
 
 
-def plot(result: dict[str, Any], path: Path) -> None:
+def run(panel: Panel, origins: Origins, options: argparse.Namespace, code: Any) -> None:
+    """Measure a panel and write its file, unless that was done before with the same code."""
+    path = options.out / f"growth-{panel.name}.json"
+    config = {"points": [list(p) for p in panel.points], "paper": origins.paper is not None}
+    if path.exists() and code["dirty"] is False:
+        before = read_json(path)
+        if (before["config"], before["code"]) == (config, code):
+            return
+    result = {
+        "config": config,
+        "peaks": measure(panel, origins, options.device),
+        "code": code,
+        "versions": versions(),
+        "hardware": hardware(options.device),
+        "files": used_files(),
+    }
+    write_json(path, result)
+
+
+def load(folder: Path) -> Peaks:
+    """What the result files of all panels have; nothing if one is missing."""
+    paths = {panel.name: folder / f"growth-{panel.name}.json" for panel in PANELS}
+    if not all(path.exists() for path in paths.values()):
+        return {}
+    return {name: read_json(path)["peaks"] for name, path in paths.items()}
+
+
+def plot(peaks: Peaks, path: Path) -> None:
     """Draw all panels side by side."""
     import matplotlib
 
@@ -111,12 +143,12 @@ def plot(result: dict[str, Any], path: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "kanmeta"  # the same file from the same numbers
     figure, axes = pyplot.subplots(1, len(PANELS), figsize=(13, 4.2), layout="constrained")
     for axis, panel in zip(axes, PANELS, strict=True):
-        for name, line in result["panels"][panel.name].items():
+        for name, line in peaks[panel.name].items():
             style = STYLES[name]
-            places, peaks = zip(*line, strict=True)
+            places, heights = zip(*line, strict=True)
             axis.plot(
                 places,
-                [p / 1e6 for p in peaks],
+                [height / 1e6 for height in heights],
                 label=style.label,
                 color=style.color,
                 marker=style.marker,
@@ -143,19 +175,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--plot", action="store_true", help="measure nothing")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    file = options.out / "growth.json"
     if not options.plot:
         origins, code = Origins(options.upstream, options.paper), code_state()
-        panels = {panel.name: measure(panel, origins, options.device) for panel in PANELS}
-        result = {
-            "panels": panels,
-            "code": code,
-            "versions": versions(),
-            "hardware": hardware(options.device),
-            "files": used_files(),
-        }
-        write_json(file, result)
-    plot(read_json(file), options.out / "growth.svg")
+        for panel in PANELS:
+            run(panel, origins, options, code)
+    plot(load(options.out), options.out / "growth.svg")
 
 
 if __name__ == "__main__":

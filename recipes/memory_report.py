@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from recipes.memory_cases import NAMES
-from recipes.memory_growth import PANELS, STYLES
+from recipes.memory_growth import PANELS, STYLES, Peaks
+from recipes.memory_growth import load as load_growth
 from recipes.memory_measure import COMPILED, OUT, PAPER
 from recipes.memory_targets import TARGETS, judge
 from recipes.records import REPOSITORY, read_json
@@ -128,11 +129,13 @@ def targets(results: Sequence[Result]) -> str:
     return markdown(("case", "target for the streamed model", "measured", "variant", ""), rows)
 
 
-def growth(result: Result) -> str:
+def growth(peaks: Peaks) -> str:
     """Peaks against each size: a table for every panel of the plot."""
+    if not peaks:
+        return NO_RUNS
     tables = []
     for panel in PANELS:
-        lines = result["panels"][panel.name]
+        lines = peaks[panel.name]
         places = [place for place, _ in next(iter(lines.values()))]
         rows = [
             (STYLES[name].label, *(f"{peak / 1e6:.1f}" for _, peak in line))
@@ -180,13 +183,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=OUT)
     options = parser.parse_args(arguments)
     results = load(options.results)
-    sizes = options.results / "growth.json"
     pages = {
         options.root / "README.md": {"memory": overview(results)},
         options.root / "docs" / "execution.md": {
             "memory-cases": all_cases(results),
             "memory-targets": targets(results),
-            "memory-growth": growth(read_json(sizes)) if sizes.exists() else NO_RUNS,
+            "memory-growth": growth(load_growth(options.results)),
         },
     }
     for page, sections in pages.items():

@@ -84,6 +84,6 @@ def test_measured_and_drawn(tmp_path: Path) -> None:
     assert panels["connections"]["KAN"][0][0] == 2 * 4 * 4
     assert panels["connections"]["KAN"][1][1] > panels["connections"]["KAN"][0][1] > 0
     for name in ("a.svg", "b.svg"):
-        plot({"panels": panels}, tmp_path / name)
+        plot(panels, tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     assert "converted, streamed" in (tmp_path / "a.svg").read_text()

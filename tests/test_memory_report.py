@@ -43,8 +43,11 @@ def test_tables() -> None:
 
 
 def test_growth() -> None:
-    line = {"KAN": [[1024, 2e6], [2048, 5e6]], "stream": [[1024, 1e6], [2048, 1.06e6]]}
-    table = memory_report.growth({"panels": dict.fromkeys(("connections", "grid", "batch"), line)})
+    line = {
+        "KAN": [[1024, 2_000_000], [2048, 5_000_000]],
+        "stream": [[1024, 1_000_000], [2048, 1_060_000]],
+    }
+    table = memory_report.growth(dict.fromkeys(("connections", "grid", "batch"), line))
     assert "| converted, streamed | 1.0 | 1.1 |" in table
     assert table.count("| 1,024 | 2,048 |") == 3
 
