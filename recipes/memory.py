@@ -15,31 +15,17 @@ memory. One JSON file a case; a case that was measured with the same, committed 
 
 import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from recipes.checkouts import used_files
 from recipes.memory_cases import NAMES, Case, Origins, make_cases
-from recipes.memory_measure import COMPILED, alone, measure, resident, variants
+from recipes.memory_measure import COMPILED, add_options, alone, measure, resident, variants
 from recipes.memory_report import case_table
-from recipes.records import REPOSITORY, code_state, hardware, read_json, versions, write_json
+from recipes.records import code_state, hardware, read_json, versions, write_json
 
-__all__ = ["OUT", "add_options", "main"]
-
-OUT = REPOSITORY / "results" / "memory"
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options that say where classes come from and where to compute."""
-    parser.add_argument(
-        "--upstream", type=Path, help="folder with checkouts; default: the reference layers"
-    )
-    parser.add_argument("--paper", type=Path, help="checkout of the paper's implementation")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
-    parser.add_argument("--out", type=Path, default=OUT, help=f"default: {OUT}")
+__all__ = ["main"]
 
 
 def _config(name: str, case: Case, options: argparse.Namespace) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Building the variants of a case, and measuring them in turn; see :mod:`recipes.memory`."""
 
+import argparse
 import gc
 import os
 import random
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,12 +17,37 @@ from torch import Tensor, nn
 
 import kanmeta
 from recipes.memory_cases import Case, Origins, spline_case
+from recipes.records import REPOSITORY
 from recipes.tracking import allocated_peak, peak_bytes, resident_peak
 
-__all__ = ["COMPILED", "PAPER", "Step", "alone", "build", "measure", "peak", "resident", "variants"]
+__all__ = [
+    "COMPILED",
+    "OUT",
+    "PAPER",
+    "Step",
+    "add_options",
+    "alone",
+    "build",
+    "measure",
+    "peak",
+    "resident",
+    "variants",
+]
 
 Step = Callable[[], None]
 COMPILED, PAPER = "KAN compiled", "paper"
+OUT = REPOSITORY / "results" / "memory"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options that say where classes come from and where to compute."""
+    parser.add_argument(
+        "--upstream", type=Path, help="folder with checkouts; default: the reference layers"
+    )
+    parser.add_argument("--paper", type=Path, help="checkout of the paper's implementation")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--out", type=Path, default=OUT, help=f"default: {OUT}")
 
 
 def variants(case: Case) -> list[str]:

@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from recipes.memory_cases import NAMES
-from recipes.memory_measure import COMPILED, PAPER
+from recipes.memory_growth import PANELS, STYLES, Peaks
+from recipes.memory_growth import load as load_growth
+from recipes.memory_measure import COMPILED, OUT, PAPER
 from recipes.memory_targets import TARGETS, judge
 from recipes.records import REPOSITORY, read_json
 from recipes.report import markdown, replace_section
 
-__all__ = ["all_cases", "case_table", "main", "overview", "targets"]
+__all__ = ["all_cases", "case_table", "growth", "main", "overview", "targets"]
 
 Result = Mapping[str, Any]
+
+NO_RUNS = "*No runs yet.*"
 
 _PEAK, _TIME = "allocated_bytes", "seconds"
 
@@ -31,7 +35,7 @@ def load(folder: Path) -> list[Result]:
 def overview(results: Sequence[Result]) -> str:
     """One row a case: the streamed model, with its default budget, against all rivals."""
     if not results:
-        return "*No runs yet.*"
+        return NO_RUNS
     header = (
         "case",
         "peak, MB: KAN",
@@ -106,7 +110,7 @@ def case_table(result: Result) -> str:
 def all_cases(results: Sequence[Result]) -> str:
     """The tables of all cases, one after the other."""
     if not results:
-        return "*No runs yet.*"
+        return NO_RUNS
     return "\n\n".join([*map(case_table, results), _small_print(results)])
 
 
@@ -121,8 +125,25 @@ def targets(results: Sequence[Result]) -> str:
         met = {True: "met", False: "**missed**", None: "-"}[verdict.met]
         rows.append((target.case, str(target), verdict.measured, verdict.variant, met))
     if not rows:
-        return "*No runs yet.*"
+        return NO_RUNS
     return markdown(("case", "target for the streamed model", "measured", "variant", ""), rows)
+
+
+def growth(peaks: Peaks) -> str:
+    """Peaks against each size: a table for every panel of the plot."""
+    if not peaks:
+        return NO_RUNS
+    tables = []
+    for panel in PANELS:
+        lines = peaks[panel.name]
+        places = [place for place, _ in next(iter(lines.values()))]
+        rows = [
+            (STYLES[name].label, *(f"{peak / 1e6:.1f}" for _, peak in line))
+            for name, line in lines.items()
+        ]
+        header = (f"peak in MB against {panel.label}", *(f"{place:,}" for place in places))
+        tables.append(markdown(header, rows))
+    return "\n\n".join(tables)
 
 
 def _small_print(results: Sequence[Result]) -> str:
@@ -159,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--check", action="store_true", help="change nothing, only compare")
     parser.add_argument("--root", type=Path, default=REPOSITORY, help="of the pages")
-    parser.add_argument("--results", type=Path, default=REPOSITORY / "results" / "memory")
+    parser.add_argument("--results", type=Path, default=OUT)
     options = parser.parse_args(arguments)
     results = load(options.results)
     pages = {
@@ -167,6 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.root / "docs" / "execution.md": {
             "memory-cases": all_cases(results),
             "memory-targets": targets(results),
+            "memory-growth": growth(load_growth(options.results)),
         },
     }
     for page, sections in pages.items():

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -24,10 +25,15 @@ def allocated_peak(function: Callable[[], object], alive: Sequence[Tensor]) -> i
         function: what to run; it may be compiled.
         alive: tensors that exist before, of which the profiler of the CPU knows nothing.
     """
-    if alive and alive[0].is_cuda:
-        return peak_bytes(function, alive)
     storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in alive}
     live = peak = sum(storages.values())
+    if alive and alive[0].is_cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        others = torch.cuda.memory_allocated() - live  # models that wait for their turn
+        function()
+        torch.cuda.synchronize()
+        return int(torch.cuda.max_memory_allocated()) - others
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         function()
     assert recorded.profiler is not None

@@ -42,6 +42,16 @@ def test_tables() -> None:
     assert memory_report.overview([]) == memory_report.targets([]) == "*No runs yet.*"
 
 
+def test_growth() -> None:
+    line = {
+        "KAN": [[1024, 2_000_000], [2048, 5_000_000]],
+        "stream": [[1024, 1_000_000], [2048, 1_060_000]],
+    }
+    table = memory_report.growth(dict.fromkeys(("connections", "grid", "batch"), line))
+    assert "| converted, streamed | 1.0 | 1.1 |" in table
+    assert table.count("| 1,024 | 2,048 |") == 3
+
+
 def test_targets_are_met_or_missed_by_the_measured_figures() -> None:
     lines = memory_report.targets([result()]).splitlines()
     assert "| fine-grid | peak <= 1/75 of the KAN's | 1/80 | stream | met |" in lines
@@ -63,7 +73,7 @@ def test_pages_are_rewritten_and_checked(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "README.md").write_text(section("memory"))
     page = tmp_path / "docs" / "execution.md"
-    page.write_text(section("memory-cases") + section("memory-targets"))
+    page.write_text("".join(map(section, ("memory-cases", "memory-targets", "memory-growth"))))
     arguments = ["--root", str(tmp_path), "--results", str(tmp_path)]
     with pytest.raises(SystemExit, match="stale: run"):
         memory_report.main([*arguments, "--check"])
