@@ -1,6 +1,7 @@
 """The command line on small models: what it says, what it writes, and that the numbers are true."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 import kanmeta
 from kanmeta.cli.app import app
 from recipes.reference import efficient_kan, fast_kan
+from tests import stand_ins
 
 TARGET = "recipes.reference.efficient_kan:KAN([24, 20, 3])"
 SMALL = ("--hidden", "8")
@@ -203,3 +205,22 @@ def test_own_layers_and_prints_of_the_users_module(
     assert json.loads(result.stdout)["layers"][0]["adapter"] == "own"
     said = record("inspect", "own_layers:layer", "--args", "[1]", code=1)
     assert "is a model already" in said["message"]
+
+
+def test_the_session_on_the_page_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command of docs/command_line.md, word for word, on small layers of the same names."""
+    page = (Path(__file__).parents[1] / "docs" / "command_line.md").read_text()
+    commands = [line[2:] for line in page.splitlines() if line.startswith("$ kanmeta ")]
+    assert {shlex.split(command)[1] for command in commands} == {*app.commands}
+    monkeypatch.chdir(tmp_path)
+    stand_ins.install(monkeypatch)
+    save_file(efficient_kan.KAN([16, 24, 4]).state_dict(), tmp_path / "kan.safetensors")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).uniform(-1, 1, (300, 16)))
+    for command in commands:
+        words = shlex.split(command)[1:]
+        if words[0] == "distill":
+            words += ["--fit-steps", "5", "--layer-steps", "5", "--steps", "5"]
+        run(*words)
+    sizes = {path.name: path.stat().st_size for path in tmp_path.glob("*.safetensors")}
+    assert sizes["plain.safetensors"] == sizes["kan.safetensors"]
+    assert f"start.safetensors: {sizes['start.safetensors']:,} bytes" in page
