@@ -12,6 +12,7 @@ from kanmeta.checkpoint import load, save
 from kanmeta.distill import distill
 from kanmeta.distill_report import DistillReport
 from kanmeta.meta import MetaLearner
+from kanmeta.optimizer import CarriedOptimizer, carry_optimizer
 from kanmeta.plan import Plan
 from kanmeta.prompt_bits import few_bit_prompts
 from kanmeta.registry import adapter_for, register_adapter
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Adapter",
+    "CarriedOptimizer",
     "Container",
     "DistillReport",
     "MetaLearner",
@@ -30,6 +32,7 @@ __all__ = [
     "Slot",
     "__version__",
     "adapter_for",
+    "carry_optimizer",
     "coefficients",
     "convert",
     "distill",

@@ -7,8 +7,8 @@ under the metadata key ``"kanmeta"``, how to convert a fresh model of the librar
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from kanmeta.discovery import refuse_conflicts, refuse_wrapped
 from kanmeta.errors import (
     AlreadyConvertedError,
     CheckpointError,
+    CorruptCheckpointError,
     ModelMismatchError,
 )
 from kanmeta.extra_state import moved_attributes, restore_containers
@@ -129,23 +130,25 @@ def load(
             "load expects a freshly built, unconverted model and converts it itself; build a new "
             "one, or call kanmeta.materialize(model) first"
         )
-    header, aliases, stored, packed = headers.read(Path(path))
-    shapes = decoded_shapes(header, stored)
+    with _named(path):
+        header, aliases, stored, packed = headers.read(Path(path))
+        shapes = decoded_shapes(header, stored)
     try:
         found = restore.match_layers(model, header, adapters)
         refuse_conflicts(model, found)
         skipped = _compare(restore.expected_shapes(model, header, found), shapes, aliases, strict)
     except ModelMismatchError as error:
         raise ModelMismatchError(f"{path} does not belong to this model:\n{error}") from None
-    if packed is not None:
-        tensors = archive.content(Path(path), *packed)
-        decode(header, tensors)
-        tensors = {name: tensor for name, tensor in tensors.items() if name not in skipped}
-    else:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in shapes if name not in skipped}
-    tensors |= {alias: tensors[name] for alias, name in aliases.items() if name in tensors}
-    ready = restore.installations(header, found, tensors)
+    with _named(path):
+        if packed is not None:
+            tensors = archive.content(Path(path), *packed)
+            decode(header, tensors)
+            tensors = {name: tensor for name, tensor in tensors.items() if name not in skipped}
+        else:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in shapes if name not in skipped}
+        tensors |= {alias: tensors[name] for alias, name in aliases.items() if name in tensors}
+        ready = restore.installations(header, found, tensors)
     attributes = restore.attributes(header, found, tensors)
     plain = restore.plain_tensors(model, found).values()
     before = [(tensor, tensor.detach().clone()) for tensor in plain]
@@ -160,6 +163,21 @@ def load(
         model.load_state_dict(tensors, strict=strict)  # a module of the user's may refuse its part
         undo.pop_all()
     return model
+
+
+@contextmanager
+def _named(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Say in every error which file is damaged."""
+    try:
+        yield
+    except CorruptCheckpointError as error:
+        if str(path) in str(error):
+            raise
+        raise CorruptCheckpointError(f"{path} is damaged: {error}") from error
+    except headers.DAMAGE as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CorruptCheckpointError(f"{path} is damaged: {error!r}") from error
 
 
 def _compare(

@@ -46,7 +46,7 @@ def pattern(p: Tensor) -> Tensor:
 def value_in(path: Path) -> float:
     """The number that all parameters of the model in a file are; a file that mixes two shows."""
     model = kanmeta.load(fresh(), path)
-    values = torch.cat([(p / pattern(p)).flatten() for p in model.parameters()]).unique()
+    values = torch.cat([(p.detach() / pattern(p)).flatten() for p in model.parameters()]).unique()
     assert len(values) == 1, f"{path} mixes {values}"
     return float(values)
 
