@@ -14,8 +14,9 @@ from recipes.memory_growth import PANELS, STYLES, Peaks
 from recipes.memory_growth import load as load_growth
 from recipes.memory_measure import COMPILED, OUT, PAPER
 from recipes.memory_targets import TARGETS, judge
+from recipes.readme_tables import markdown
 from recipes.records import REPOSITORY, read_json
-from recipes.report import markdown, replace_section
+from recipes.report import replace_section
 
 __all__ = ["all_cases", "case_table", "growth", "main", "overview", "targets"]
 

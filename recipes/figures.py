@@ -1,0 +1,114 @@
+"""Figures of the report, drawn from result files, as SVG text that a page can hold.
+
+Figure 2 of the paper: parameters against accuracy. Figure 5: dimension against error and
+parameters. Figure 6: training curves.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from recipes.results import Entry, Result
+
+__all__ = ["accuracy_by_parameters", "error_by_dimension", "training_curves"]
+
+Entries = Mapping[tuple[str, str, str], Entry]
+COLOURS = {"plain": "#b4532a", "Meta": "#0b6b5d"}
+
+
+def _axes(count: int) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure  # only here: its import takes a second
+
+    figure = Figure(figsize=(4.6 * count, 3.4), layout="constrained")
+    axes = figure.subplots(1, count, squeeze=False)[0]
+    for ax in axes:
+        ax.grid(alpha=0.25)
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _svg(figure: Any, caption: str) -> str:
+    text = io.StringIO()
+    # Neither a date nor random names: the same results give the same page.
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    svg = text.getvalue()
+    drawing = svg[svg.index("<svg") :]  # no XML declaration: it becomes part of a page
+    return f"<figure>{drawing}<figcaption><small>{caption}</small></figcaption></figure>"
+
+
+def _kind(model: str) -> str:
+    return "Meta" if model.startswith("Meta") else "plain"
+
+
+def error_by_dimension(entries: Entries) -> str:
+    """Figure 5: error of Table 4 against the number of variables; empty without results."""
+    series: dict[tuple[str, str], list[tuple[int, Entry]]] = {}
+    for (row, model, protocol), entry in entries.items():
+        if row.startswith("T4|") and protocol == "fair" and entry.mean is not None:
+            _, function, size = row.split("|")
+            series.setdefault((function, model), []).append((int(size[1:]), entry))
+    if not series:
+        return ""
+    figure, axes = _axes(3)
+    for ax, function in zip(axes, ("f1", "f2", "f3"), strict=True):
+        for model in ("KAN", "MetaKAN"):
+            points = sorted(series.get((function, model), []), key=lambda point: point[0])
+            ax.plot(
+                [n for n, _ in points],
+                [entry.mean for _, entry in points],
+                marker="o",
+                color=COLOURS[_kind(model)],
+                label=model,
+            )
+        ax.set(title=function, xscale="log", yscale="log", xlabel="number of variables")
+    axes[0].set_ylabel("mean squared error")
+    axes[0].legend(frameon=False)
+    return _svg(figure, "As the paper's Figure 5, protocol fair, mean over seeds.")
+
+
+def accuracy_by_parameters(entries: Entries) -> str:
+    """Figure 2: accuracy of Tables 5 to 7 against parameters; empty without results."""
+    points: dict[str, list[tuple[int, float, str]]] = {}
+    for (row, model, protocol), entry in entries.items():
+        table, dataset = row.split("|")[:2]
+        if table in ("T5", "T6", "T7") and protocol in ("fair", "last") and entry.mean is not None:
+            points.setdefault(dataset, []).append((entry.parameters, entry.mean, model))
+    if not points:
+        return ""
+    figure, axes = _axes(len(points))
+    for ax, (dataset, found) in zip(axes, sorted(points.items()), strict=True):
+        for kind, colour in COLOURS.items():
+            some = [p for p in found if _kind(p[2]) == kind]
+            ax.scatter([p[0] for p in some], [p[1] for p in some], color=colour, label=kind)
+        for x, y, model in found:
+            ax.annotate(model, (x, y), textcoords="offset points", xytext=(5, 4), fontsize=7)
+        ax.set(title=dataset, xscale="log", xlabel="parameters")
+        ax.margins(x=0.25)
+    axes[0].set_ylabel("test accuracy, %")
+    axes[0].legend(frameon=False)
+    return _svg(figure, "As the paper's Figure 2: parameters against accuracy.")
+
+
+def training_curves(results: Sequence[Result]) -> str:
+    """Figure 6: training loss and accuracy over the epochs of Tables 5 to 7, seed 0."""
+    chosen = [
+        r for r in results if r["job"]["seed"] == 0 and r["job"]["row"][:2] in ("T5", "T6", "T7")
+    ]
+    if not chosen:
+        return ""
+    figure, axes = _axes(2)
+    for result in chosen:
+        job, curve = result["job"], result["curve"]
+        label = f"{job['model']} {job['row'].split('|')[1]} ({job['protocol']})"
+        style = {"lw": 1.4, "ls": "-" if _kind(job["model"]) == "Meta" else "--", "label": label}
+        scores = curve["validation"] or curve["test"]
+        axes[0].plot(range(1, 1 + len(curve["train_loss"])), curve["train_loss"], **style)
+        axes[1].plot(range(1, 1 + len(scores)), scores, **style)
+    axes[0].set(xlabel="epoch", ylabel="training loss", yscale="log")
+    axes[1].set(xlabel="epoch", ylabel="accuracy, %")
+    axes[1].legend(frameon=False, fontsize=7)
+    return _svg(
+        figure,
+        "As the paper's Figure 6; dashed: not converted. Accuracy on held-out data, "
+        "of older runs on the test data.",
+    )

@@ -1,0 +1,108 @@
+"""Result files, gathered: one entry a cell of the paper, model and protocol, over all seeds."""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recipes.execute import number
+from recipes.paper import Cell, cells
+from recipes.records import read_json
+
+__all__ = ["Entry", "Result", "by_cell", "columns", "load", "mean_and_spread", "table_of"]
+
+Result = Mapping[str, Any]
+PREFERRED = ("full", "cpu", "smoke")  # of a cell that was run in several profiles, the first counts
+
+
+def load(folder: Path) -> list[Result]:
+    """All results of a recipe, in the order of their names."""
+    return [read_json(path) for path in sorted(folder.glob("*.json"))]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """All seeds of one cell, model and protocol."""
+
+    results: tuple[Result, ...]
+
+    @property
+    def values(self) -> list[float]:
+        """Those that are finite."""
+        return [r["value"] for r in self.results if r["value"] is not None]
+
+    @property
+    def mean(self) -> float | None:
+        """Over the seeds; None where no run gave a finite value."""
+        return statistics.fmean(self.values) if self.values else None
+
+    @property
+    def parameters(self) -> int:
+        """As the paper counts: frozen numbers as well."""
+        return int(sum(self.results[0]["parameters"].values()))
+
+    def text(self) -> str:
+        """Mean, spread and number of seeds for people."""
+        lost = len(self.results) - len(self.values)
+        text = f"{mean_and_spread(self.values)} ({len(self.results)})"
+        return f"{text}, {lost} not finite" if lost else text
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """Mean and sample standard deviation."""
+    if not values:
+        return "not finite"
+    mean = number(statistics.fmean(values))
+    return f"{mean} ± {number_like(statistics.stdev(values), mean)}" if len(values) > 1 else mean
+
+
+def number_like(value: float, other: str) -> str:
+    """``value`` with as many places as ``other``."""
+    return f"{value:.1e}" if "e" in other else f"{value:.2f}"
+
+
+def by_cell(results: Sequence[Result]) -> dict[tuple[str, str, str], Entry]:
+    """Entries by the paper's row, model and protocol."""
+    groups: dict[tuple[str, str, str], dict[str, list[Result]]] = defaultdict(dict)
+    for result in results:
+        job = result["job"]
+        if job["row"]:
+            profiles = groups[job["row"], job["model"], job["protocol"]]
+            profiles.setdefault(job["profile"], []).append(result)
+    return {
+        key: Entry(tuple(profiles[min(profiles, key=PREFERRED.index)]))
+        for key, profiles in groups.items()
+    }
+
+
+def table_of(number: int) -> list[Cell]:
+    """Cells of one of the paper's tables, in its order."""
+    return [cell for cell in cells().values() if cell.row.startswith(f"T{number}|")]
+
+
+def columns(cell: Cell, entries: Mapping[tuple[str, str, str], Entry]) -> dict[str, str]:
+    """Everything that is known of a cell, as text; what was not run says so."""
+    found = {p: entries.get((cell.row, cell.model, p)) for p in ("fair", "paper", "last")}
+    ours = next((e for e in (found["paper"], found["fair"], found["last"]) if e), None)
+    remarks = []
+    if ours is not None and ours.parameters != cell.parameters:
+        remarks.append(f"count differs by {ours.parameters - cell.parameters:+,}")
+    if cell.rule != "label":
+        remarks.append("printed count does not follow from the cell")
+    if found["last"]:
+        remarks.append("last: rates chosen on the test set")
+    printed = "none" if cell.value is None else number(cell.value)
+    spread = "" if cell.std is None else f" ± {cell.std:.2f}"
+    return {
+        "cell": cell.row.partition("|")[2].replace("|", ", "),
+        "model": cell.model,
+        "parameters, paper": f"{cell.parameters:,}",
+        "parameters": f"{ours.parameters:,}" if ours else "",
+        "paper": f"{printed}{spread}",
+        "protocol fair": found["fair"].text() if found["fair"] else "not run",
+        "protocol paper": found["paper"].text() if found["paper"] else "not run",
+        "last epoch": found["last"].text() if found["last"] else "",
+        "remarks": "; ".join(remarks),
+    }
