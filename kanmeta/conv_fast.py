@@ -5,13 +5,14 @@ with ours on a few small random images. Where they differ, it runs as if nothing
 basis.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kanmeta import conv_tiles, fast
+from kanmeta import conv_tiles, fast, policy
 from kanmeta.conv_basis import Convolution
 from kanmeta.conv_cut import Geometry
 from kanmeta.independence import without_dropout
@@ -51,9 +52,19 @@ def compute(
     *,
     activation: str,
     generate: Callable[[Sources], Tensor],
-    scratch: int,
+    budget: int | None,
 ) -> Tensor | None:
-    """Run the layer; None if its basis or its convolution is not one that is known."""
+    """Run the layer; None if its basis or its convolution is not one that is known.
+
+    Args:
+        layer: whose norms and other tensors are used.
+        spec: of the layer.
+        x: ``(N, in, *space)``.
+        sources: see :meth:`kanmeta.execution.Binding.sources`.
+        activation: of the meta-learner.
+        generate: sources -> coefficients, differentiable.
+        budget: bytes of scratch; None: see :func:`kanmeta.policy.convolution_budget`.
+    """
     basis = spec.basis
     assert isinstance(basis, Convolution)
     geometry = _geometry(layer.get_submodule(basis.like), spec.kernel)
@@ -71,7 +82,7 @@ def compute(
         geometry=geometry,
         activation=activation,
         generate=generate,
-        scratch=scratch,
+        scratch=budget or _default_budget(spec, geometry, x),
     )
     z = sources[0]
     assert z is not None
@@ -131,6 +142,11 @@ def agrees(
 def _twin(t: Tensor) -> Tensor:
     """Trained tensors are the same for both, so that gradients can be asked for; others not."""
     return t if t.requires_grad else t.clone()
+
+
+def _default_budget(spec: LayerSpec, geometry: Geometry, x: Tensor) -> int:
+    numbers = len(x) * spec.outputs * math.prod(geometry.outputs(x.shape[2:]))
+    return policy.convolution_budget(spec.edges, numbers * x.element_size())
 
 
 def _groups(spec: LayerSpec) -> int:
