@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kanmeta import conv_tiles, fast, policy
+from kanmeta import conv_tiles, fast, policy, stream
+from kanmeta.blocks import Cut
 from kanmeta.conv_basis import Convolution
 from kanmeta.conv_cut import Geometry
 from kanmeta.independence import without_dropout
 from kanmeta.passes import Functions
-from kanmeta.shadow import Shadow, has_hooks
+from kanmeta.shadow import Shadow, has_hooks, rows_are_mixed
 from kanmeta.spec import LayerSpec
 from kanmeta.stream import Sources
 
@@ -93,7 +94,7 @@ def compute(
     for group, (part, own) in enumerate(zip(inputs, prompts, strict=True)):
         arguments = tuple(kind(layer, group, part) for kind in kinds)
         y = conv_tiles.apply(described, arguments, (own, *sources[1:]))
-        outputs.append(basis.finish(layer, group, y))
+        outputs.append(_finish(layer, spec, group, y))
     return outputs[0] if groups == 1 else torch.cat(outputs, 1)
 
 
@@ -142,6 +143,30 @@ def agrees(
 def _twin(t: Tensor) -> Tensor:
     """Trained tensors are the same for both, so that gradients can be asked for; others not."""
     return t if t.requires_grad else t.clone()
+
+
+def _finish(layer: nn.Module, spec: LayerSpec, group: int, y: Tensor) -> Tensor:
+    """What follows the convolution, again in backward: of it only ``y`` is kept.
+
+    Unless it would count the batch in its statistics twice.
+    """
+    basis = spec.basis
+    assert isinstance(basis, Convolution)
+    finish = basis.finish
+    if finish is None:
+        return y
+    if rows_are_mixed(layer, spec) is not None:
+        return finish(layer, group, y)
+
+    def forward(layer: nn.Module, y: Tensor) -> Tensor:
+        return finish(layer, group, y)
+
+    def nothing(sources: Sources) -> dict[str, Tensor]:
+        return {}
+
+    finished = stream.run(layer, forward, (y,), {}, Cut(0, max(1, len(y))), (), nothing)
+    assert isinstance(finished, Tensor)
+    return finished
 
 
 def _default_budget(spec: LayerSpec, geometry: Geometry, x: Tensor) -> int:
