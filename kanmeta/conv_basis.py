@@ -44,12 +44,13 @@ class Convolution:
     Attributes:
         branches: path of each slot -> its functions.
         like: path of a torch convolution that has the layer's stride, padding and dilation.
-        finish: ``(layer, group, y (N, out / groups, *space))`` to the group's outputs.
+        finish: ``(layer, group, y (N, out / groups, *space))`` to the group's outputs: a norm, an
+            activation; None: nothing follows.
     """
 
     branches: Mapping[str, ConvBranch]
     like: str
-    finish: Callable[[nn.Module, int, Tensor], Tensor] = _unchanged
+    finish: Callable[[nn.Module, int, Tensor], Tensor] | None = None
 
 
 class Formula:

@@ -5,18 +5,20 @@ with ours on a few small random images. Where they differ, it runs as if nothing
 basis.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kanmeta import conv_tiles, fast
+from kanmeta import conv_tiles, fast, policy, stream
+from kanmeta.blocks import Cut
 from kanmeta.conv_basis import Convolution
 from kanmeta.conv_cut import Geometry
 from kanmeta.independence import without_dropout
 from kanmeta.passes import Functions
-from kanmeta.shadow import Shadow, has_hooks
+from kanmeta.shadow import Shadow, has_hooks, rows_are_mixed
 from kanmeta.spec import LayerSpec
 from kanmeta.stream import Sources
 
@@ -51,9 +53,19 @@ def compute(
     *,
     activation: str,
     generate: Callable[[Sources], Tensor],
-    scratch: int,
+    budget: int | None,
 ) -> Tensor | None:
-    """Run the layer; None if its basis or its convolution is not one that is known."""
+    """Run the layer; None if its basis or its convolution is not one that is known.
+
+    Args:
+        layer: whose norms and other tensors are used.
+        spec: of the layer.
+        x: ``(N, in, *space)``.
+        sources: see :meth:`kanmeta.execution.Binding.sources`.
+        activation: of the meta-learner.
+        generate: sources -> coefficients, differentiable.
+        budget: bytes of scratch; None: see :func:`kanmeta.policy.convolution_budget`.
+    """
     basis = spec.basis
     assert isinstance(basis, Convolution)
     geometry = _geometry(layer.get_submodule(basis.like), spec.kernel)
@@ -71,7 +83,7 @@ def compute(
         geometry=geometry,
         activation=activation,
         generate=generate,
-        scratch=scratch,
+        scratch=budget or _default_budget(spec, geometry, x),
     )
     z = sources[0]
     assert z is not None
@@ -82,7 +94,7 @@ def compute(
     for group, (part, own) in enumerate(zip(inputs, prompts, strict=True)):
         arguments = tuple(kind(layer, group, part) for kind in kinds)
         y = conv_tiles.apply(described, arguments, (own, *sources[1:]))
-        outputs.append(basis.finish(layer, group, y))
+        outputs.append(_finish(layer, spec, group, y))
     return outputs[0] if groups == 1 else torch.cat(outputs, 1)
 
 
@@ -131,6 +143,35 @@ def agrees(
 def _twin(t: Tensor) -> Tensor:
     """Trained tensors are the same for both, so that gradients can be asked for; others not."""
     return t if t.requires_grad else t.clone()
+
+
+def _finish(layer: nn.Module, spec: LayerSpec, group: int, y: Tensor) -> Tensor:
+    """What follows the convolution, again in backward: of it only ``y`` is kept.
+
+    Unless it would count the batch in its statistics twice.
+    """
+    basis = spec.basis
+    assert isinstance(basis, Convolution)
+    finish = basis.finish
+    if finish is None:
+        return y
+    if rows_are_mixed(layer, spec) is not None:
+        return finish(layer, group, y)
+
+    def forward(layer: nn.Module, y: Tensor) -> Tensor:
+        return finish(layer, group, y)
+
+    def nothing(sources: Sources) -> dict[str, Tensor]:
+        return {}
+
+    finished = stream.run(layer, forward, (y,), {}, Cut(0, max(1, len(y))), (), nothing)
+    assert isinstance(finished, Tensor)
+    return finished
+
+
+def _default_budget(spec: LayerSpec, geometry: Geometry, x: Tensor) -> int:
+    numbers = len(x) * spec.outputs * math.prod(geometry.outputs(x.shape[2:]))
+    return policy.convolution_budget(spec.edges, numbers * x.element_size())
 
 
 def _groups(spec: LayerSpec) -> int:

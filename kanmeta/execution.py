@@ -182,16 +182,16 @@ class Binding:
         return self._by_basis(self.layer, x, sources)
 
     def _by_basis(self, layer: nn.Module, x: Tensor, sources: stream.Sources) -> Tensor | None:
-        compute = conv_fast.compute if self.spec.kernel else fast.compute
-        return compute(
-            layer,
-            self.spec,
-            x,
-            sources,
-            activation=self.meta_learner.activation,
-            generate=self.from_sources,
-            scratch=self.scratch,
+        activation, generate, call = (
+            self.meta_learner.activation,
+            self.from_sources,
+            (layer, self.spec, x, sources),
         )
+        if self.spec.kernel:
+            return conv_fast.compute(
+                *call, activation=activation, generate=generate, budget=self.budget
+            )
+        return fast.compute(*call, activation=activation, generate=generate, scratch=self.scratch)
 
     def is_described(self, args: tuple[Any, ...]) -> bool:
         """Whether the call is one that the basis that its adapter declares describes."""

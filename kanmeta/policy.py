@@ -20,11 +20,20 @@ from dataclasses import dataclass
 from kanmeta.errors import PlanError
 from kanmeta.spec import LayerSpec
 
-__all__ = ["EXECUTIONS", "Facts", "check", "check_layers", "choose", "default_budget"]
+__all__ = [
+    "EXECUTIONS",
+    "Facts",
+    "check",
+    "check_layers",
+    "choose",
+    "convolution_budget",
+    "default_budget",
+]
 
 EXECUTIONS = ("auto", "materialize", "regenerate", "stream")
 
 _LARGEST, _SMALLEST = 4 << 20, 400_000  # bytes
+_LARGEST_CONVOLUTION = 16 << 20
 _BYTES_PER_EDGE = 8
 
 
@@ -53,6 +62,19 @@ def default_budget(edges: int, dim_w: int) -> int:
     which calls cost more than the work in them.
     """
     return min(_LARGEST, max(_SMALLEST, _BYTES_PER_EDGE * edges * max(dim_w, 16) // 16))
+
+
+def convolution_budget(edges: int, outputs: int) -> int:
+    """Bytes of scratch of a convolution in tiles: what is not needed at the same time as they are.
+
+    A step of Adam takes 8 bytes an edge; after the convolution, a norm and an activation keep, with
+    what is added up, three times its outputs. At most 16 MB: larger tiles are no faster.
+
+    Args:
+        edges: of the layer.
+        outputs: their bytes.
+    """
+    return min(_LARGEST_CONVOLUTION, max(_SMALLEST, _BYTES_PER_EDGE * edges, 3 * outputs))
 
 
 @dataclass(frozen=True)
