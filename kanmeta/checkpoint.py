@@ -130,7 +130,7 @@ def load(
             "load expects a freshly built, unconverted model and converts it itself; build a new "
             "one, or call kanmeta.materialize(model) first"
         )
-    with _named(path):
+    with _named(path, headers.DAMAGE):
         header, aliases, stored, packed = headers.read(Path(path))
         shapes = decoded_shapes(header, stored)
     try:
@@ -139,7 +139,7 @@ def load(
         skipped = _compare(restore.expected_shapes(model, header, found), shapes, aliases, strict)
     except ModelMismatchError as error:
         raise ModelMismatchError(f"{path} does not belong to this model:\n{error}") from None
-    with _named(path):
+    with _named(path, headers.DAMAGE):
         if packed is not None:
             tensors = archive.content(Path(path), *packed)
             decode(header, tensors)
@@ -152,7 +152,7 @@ def load(
     attributes = restore.attributes(header, found, tensors)
     plain = restore.plain_tensors(model, found).values()
     before = [(tensor, tensor.detach().clone()) for tensor in plain]
-    with ExitStack() as undo:
+    with _named(path), ExitStack() as undo:
         undo.callback(install(ready))
         undo.callback(install_containers(model, header["frozen"]))
         undo.callback(put_back, before)
@@ -166,17 +166,17 @@ def load(
 
 
 @contextmanager
-def _named(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Say in every error which file is damaged."""
+def _named(
+    path: str | os.PathLike[str], damage: tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
+    """Say in every error of ours which file it is about; ``damage`` are others that it causes."""
     try:
         yield
-    except CorruptCheckpointError as error:
+    except CheckpointError as error:
         if str(path) in str(error):
             raise
-        raise CorruptCheckpointError(f"{path} is damaged: {error}") from error
-    except headers.DAMAGE as error:
-        if isinstance(error, CheckpointError):
-            raise
+        raise type(error)(f"{path}: {error}") from error
+    except damage as error:
         raise CorruptCheckpointError(f"{path} is damaged: {error!r}") from error
 
 
