@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from recipes.engine import is_main
 from recipes.job import Job, Place, Task
@@ -15,7 +16,7 @@ from recipes.models import meta_learners, save
 from recipes.records import counts, hardware, read_json, versions, write_json
 from recipes.tracking import peak_bytes
 
-__all__ = ["execute", "number"]
+__all__ = ["execute", "model_of", "number"]
 
 
 def execute(place: Place, job: Job, count: Callable[[int], object]) -> str:
@@ -33,7 +34,7 @@ def execute(place: Place, job: Job, count: Callable[[int], object]) -> str:
     if file.exists() and (before := read_json(file))["job"] == job.content():
         count(job.epochs)
         return f"{_line(job, before)} (done before)"
-    task: Task = importlib.import_module(f"recipes.{job.recipe}").task(job, place)
+    task: Task = _recipe(job).task(job, place)
     peak = _peak_of_a_step(task)
     state, weights = place.working(job, ".pt"), place.working(job, ".safetensors")
     key = json.dumps([job.content(), dict(place.code), dict(task.source)])
@@ -68,6 +69,16 @@ def execute(place: Place, job: Job, count: Callable[[int], object]) -> str:
     write_json(file, content)
     state.unlink(missing_ok=True)
     return _line(job, content)
+
+
+def model_of(job: Job) -> nn.Module:
+    """The model of a job with its first values, on the CPU."""
+    model: nn.Module = _recipe(job).model(job)
+    return model
+
+
+def _recipe(job: Job) -> Any:
+    return importlib.import_module(f"recipes.{job.recipe}")
 
 
 def number(value: float | None) -> str:

@@ -22,7 +22,7 @@ from recipes.job import Job, Place, Profile, Protocol, Task
 from recipes.models import build
 from recipes.paper import Cell, cell, cells
 
-__all__ = ["FUNCTIONS", "convert_arguments", "grid", "main", "task"]
+__all__ = ["FUNCTIONS", "convert_arguments", "grid", "main", "model", "task"]
 
 ITERATIONS = 10  # of an epoch
 EPOCHS: dict[Profile, int] = {"smoke": 2, "cpu": 10, "full": 20}  # the released notebooks: 12, 20
@@ -123,16 +123,23 @@ def points(name: str, dims: int, count: int, seed: int) -> tuple[Tensor, Tensor]
     return x, EQUATIONS[name].function(*x.T).unsqueeze(-1)
 
 
+def model(job: Job) -> nn.Module:
+    """The model of a job, on the CPU, with its first values: float64."""
+    config = job.config
+    options = {"grid_size": config["grid"], "enable_standalone_scale_spline": False, "bias": True}
+    widths = tuple(config["widths"])
+    return build("kan", widths, options, config["convert"], job.seed, torch.float64)
+
+
 def task(job: Job, place: Place) -> Task:
     """See :class:`recipes.job.Task`."""
     config = job.config
-    widths: Sequence[int] = config["widths"]
-    options = {"grid_size": config["grid"], "enable_standalone_scale_spline": False, "bias": True}
-    convert = config["convert"]
-    model = build("kan", tuple(widths), options, convert, job.seed, torch.float64).to(place.device)
+    net = model(job).to(place.device)
     # Test points are the same for every seed; those to train on are not.
     data = {
-        part: tuple(t.to(place.device) for t in points(config["function"], widths[0], n, seed))
+        part: tuple(
+            t.to(place.device) for t in points(config["function"], config["widths"][0], n, seed)
+        )
         for part, n, seed in (
             ("train", config["points"], 1000 + job.seed),
             ("validation", config["points"], 2000 + job.seed),
@@ -142,7 +149,7 @@ def task(job: Job, place: Place) -> Task:
     values = data["train"][1]
     shift, scale = (values.mean(), values.std()) if config["standardise"] else (0.0, 1.0)
     optimizer = torch.optim.LBFGS(
-        model.parameters(),
+        net.parameters(),
         max_iter=ITERATIONS,
         history_size=10,
         tolerance_grad=1e-32,
@@ -150,14 +157,14 @@ def task(job: Job, place: Place) -> Task:
         line_search_fn="strong_wolfe",
     )
 
-    def loss(net: nn.Module, part: str = "train") -> Tensor:
+    def loss(some: nn.Module, part: str = "train") -> Tensor:
         x, y = data[part]
-        error: Tensor = net(x) - (y - shift) / scale
+        error: Tensor = some(x) - (y - shift) / scale
         return error.square().mean()
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        value = loss(model)
+        value = loss(net)
         torch.autograd.backward(value)
         return value
 
@@ -166,10 +173,10 @@ def task(job: Job, place: Place) -> Task:
 
     def score(part: str) -> float:
         with torch.no_grad():
-            return float(loss(model, part) * scale**2)
+            return float(loss(net, part) * scale**2)
 
     return Task(
-        model=model,
+        model=net,
         optimizer=optimizer,
         epoch=epoch,
         score=score,

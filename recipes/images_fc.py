@@ -16,11 +16,11 @@ from typing import Any
 
 from recipes import cli
 from recipes.data import COLOUR
-from recipes.images_run import INPUTS, SMOKE_IMAGES, Settings, classes, images_task
+from recipes.images_run import INPUTS, SMOKE_IMAGES, Settings, classes, images_model, images_task
 from recipes.job import Job, Place, Profile, Protocol, Task
 from recipes.paper import Cell, cell
 
-__all__ = ["FASTKAN", "KAN", "METAFASTKAN", "METAKAN", "grid", "main", "task"]
+__all__ = ["FASTKAN", "KAN", "METAFASTKAN", "METAKAN", "grid", "main", "model", "task"]
 
 EPOCHS: dict[Profile, int] = {
     "smoke": 2,
@@ -231,6 +231,9 @@ def grid(protocol: Protocol, profile: Profile) -> list[Job]:
         for dataset, hidden, table, basis in cells
         for seed, model in product(range(SEEDS[profile]), MODELS[table])
     ] + collapse(protocol, profile)
+
+
+model = images_model
 
 
 def task(job: Job, place: Place) -> Task:

@@ -22,7 +22,7 @@ __all__ = [
     "INPUTS",
     "SMOKE_IMAGES",
     "Settings",
-    "build_job",
+    "images_model",
     "images_task",
     "optimizer",
 ]
@@ -32,16 +32,10 @@ VALIDATION = 12  # one in so many training images is held out: 5,000 of 60,000
 SMOKE_IMAGES = 64
 
 
-def build_job(job: Job) -> nn.Module:
+def images_model(job: Job) -> nn.Module:
     """The model of a job, on the CPU, with its first values."""
-    settings = job.config["settings"]
-    return build(
-        settings["base"],
-        tuple(job.config["widths"]),
-        settings["options"],
-        settings["convert"],
-        job.seed,
-    )
+    settings, widths = Settings(**job.config["settings"]), tuple(job.config["widths"])
+    return build(settings.base, widths, settings.options, settings.convert, job.seed)
 
 
 def images_task(
@@ -71,7 +65,7 @@ def images_task(
         job.protocol == "fair",
         config["limit"],
     )
-    inner = build_job(job)
+    inner = images_model(job)
     model = (Shaped(inner, data.shape) if shaped else inner).to(engine.device)
     stepper = optimizer(model, settings)
     wrapped, wrapped_stepper = engine.prepare(model, stepper)

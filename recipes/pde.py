@@ -24,7 +24,7 @@ from recipes.laplacian import value_gradient_laplacian
 from recipes.models import build, is_converted
 from recipes.paper import cell
 
-__all__ = ["EQUATIONS", "Solution", "grid", "main", "task"]
+__all__ = ["EQUATIONS", "Solution", "grid", "main", "model", "task"]
 
 STEPS: dict[Profile, int] = {"smoke": 3, "cpu": 100, "full": 100}  # of an epoch
 EPOCHS: dict[Profile, int] = {"smoke": 2, "cpu": 20, "full": 100}  # the released code: 10,000 steps
@@ -132,26 +132,31 @@ def _job(
     return Job("pde", name, row, model, protocol, profile, seed, EPOCHS[profile], config)
 
 
+def model(job: Job) -> nn.Module:
+    """The model of a job, on the CPU, with its first values."""
+    options = {"grid_size": 5, "enable_standalone_scale_spline": False}
+    return build("kan", tuple(job.config["widths"]), options, job.config["convert"], job.seed)
+
+
 def task(job: Job, place: Place) -> Task:
     """See :class:`recipes.job.Task`."""
     config = job.config
     widths, device = config["widths"], place.device
     dims, source_of = widths[0], EQUATIONS[config["equation"]]
-    options = {"grid_size": 5, "enable_standalone_scale_spline": False}
-    model = build("kan", tuple(widths), options, config["convert"], job.seed).to(device)
+    net = model(job).to(device)
     solution = Solution.of(dims, device)
     rates = config["rates"]
     groups = (
-        kanmeta.param_groups(model, **rates)
-        if is_converted(model)
-        else [{"params": list(model.parameters()), "lr": rates["lr"]}]
+        kanmeta.param_groups(net, **rates)
+        if is_converted(net)
+        else [{"params": list(net.parameters()), "lr": rates["lr"]}]
     )
     optimizer = torch.optim.Adam(groups, fused=True)
     first_rates = [group["lr"] for group in optimizer.param_groups]
 
-    def residual(net: nn.Module, x: Tensor, axes: Tensor | None) -> Tensor:
+    def residual(some: nn.Module, x: Tensor, axes: Tensor | None) -> Tensor:
         """Laplacian(u) + f(u) - g at ``x``: ``(N,)``."""
-        y, gradient, laplacian = (t.squeeze(-1) for t in value_gradient_laplacian(net, x, axes))
+        y, gradient, laplacian = (t.squeeze(-1) for t in value_gradient_laplacian(some, x, axes))
         u, lap, share = y, laplacian, 1.0
         if axes is not None:
             share = dims / len(axes)
@@ -163,16 +168,16 @@ def task(job: Job, place: Place) -> Task:
         exact, exact_laplacian = solution(x)
         return share * lap + source_of(u) - exact_laplacian - source_of(exact)
 
-    def batch_loss(net: nn.Module, generator: torch.Generator) -> Tensor:
+    def batch_loss(some: nn.Module, generator: torch.Generator) -> Tensor:
         x = ball(config["points"], dims, generator).to(device)
         axes = None
         if config["axes"] is not None:
             axes = torch.randperm(dims, generator=generator)[: config["axes"]].to(device)
-        interior = residual(net, x, axes).square().mean()
+        interior = residual(some, x, axes).square().mean()
         if config["hard_boundary"]:
             return interior
         edge = ball(BOUNDARY, dims, generator, surface=True).to(device)
-        outside: Tensor = net(edge)
+        outside: Tensor = some(edge)
         return ALPHA * interior + outside.square().mean()
 
     def epoch(number: int) -> float:
@@ -182,7 +187,7 @@ def task(job: Job, place: Place) -> Task:
         for step in range(number * steps, (number + 1) * steps):
             for group, rate in zip(optimizer.param_groups, first_rates, strict=True):
                 group["lr"] = rate * (1 - step / (job.epochs * steps))
-            loss = batch_loss(model, generator)
+            loss = batch_loss(net, generator)
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
@@ -200,18 +205,18 @@ def task(job: Job, place: Place) -> Task:
         exact, laplacian = solution(x)
         if part == "validation":  # no solution is known: the residual, in shares of g
             wanted = laplacian + source_of(exact)
-            return _relative(residual(model, x, None), wanted)
-        u = model(x).squeeze(-1)
+            return _relative(residual(net, x, None), wanted)
+        u = net(x).squeeze(-1)
         if config["hard_boundary"]:
             u = u * (1 - x.square().sum(1))
         return _relative(u - exact, exact)
 
     return Task(
-        model=model,
+        model=net,
         optimizer=optimizer,
         epoch=epoch,
         score=score,
-        loss=lambda net: batch_loss(net, torch.Generator().manual_seed(0)),
+        loss=lambda some: batch_loss(some, torch.Generator().manual_seed(0)),
         metric="relative l2 error",
         higher=False,
         source={"name": config["equation"], "dimensions": dims},

@@ -115,7 +115,8 @@ td.better { font-weight: 700; color: var(--mark); }
 details summary { cursor: pointer; color: var(--soft); margin: .8rem 0; }
 small { color: var(--soft); }
 figure { margin: 1.2rem 0; max-width: 60rem; border-radius: 6px; }
-figure svg { width: 100%; height: auto; }
+figure svg { max-width: 100%; height: auto; }
+td.text { white-space: normal; min-width: 16rem; color: var(--soft); }
 """
 
 
@@ -162,7 +163,7 @@ def _table_html(rows: Sequence[Mapping[str, str]], cells: Sequence[Cell], entrie
     for row in rows:
         fields = []
         for name in used:
-            kind = "" if name in ("cell", "model", "remarks") else "n"
+            kind = {"cell": "", "model": "", "remarks": "text"}.get(name, "n")
             kind += " none" if row[name] == "not run" else ""
             if name == "protocol fair" and (row["cell"], row["model"]) in winners:
                 kind += " better"

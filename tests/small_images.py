@@ -3,6 +3,7 @@
 import gzip
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,3 +33,15 @@ def write_data(folder: Path, *, zipped: bool = False, train: int = 96, test: int
             if zipped:
                 content, name = gzip.compress(content, 1), f"{name}.gz"
             (folder / name).write_bytes(content)
+
+
+def write_cifar(path: Path, train: int = 96, test: int = 40) -> None:
+    """An npz file of colour images, 32 x 32, as Keras names its parts."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parts = {}
+    for part, n, seed in (("train", train, 2), ("test", test, 3)):
+        images, labels = digits(n, seed)
+        grey = torch.nn.functional.pad(images, [2] * 4)
+        parts[f"x_{part}"] = torch.stack([grey, grey.flip(0), 255 - grey], -1).numpy()
+        parts[f"y_{part}"] = labels.numpy()
+    np.savez(path, **parts)

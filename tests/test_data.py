@@ -8,11 +8,11 @@ import torch
 
 from recipes import data
 from recipes.data import DataError, load_images, read_idx
-from tests.small_images import digits, idx, write_data
+from tests.small_images import digits, idx, write_cifar, write_data
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-@pytest.mark.parametrize("layout", ["FashionMNIST/raw", ""])
+@pytest.mark.parametrize("layout", ["FashionMNIST/raw", "fashion-mnist", ""])
 def test_images_are_found_and_read(tmp_path: Path, layout: str, zipped: bool) -> None:
     write_data(tmp_path / layout, zipped=zipped)
     images = load_images("fashion-mnist", tmp_path)
@@ -62,6 +62,53 @@ def test_download_is_torchvisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(datasets, "MNIST", fetch)
     assert load_images("mnist", tmp_path, download=True).folder == tmp_path / "MNIST" / "raw"
+
+
+def test_several_places_are_searched(tmp_path: Path) -> None:
+    write_data(tmp_path / "a" / "MNIST" / "raw")
+    write_data(tmp_path / "b" / "FashionMNIST" / "raw")
+    places = [tmp_path / "a", tmp_path / "b"]
+    assert load_images("fashion-mnist", places).folder == tmp_path / "b" / "FashionMNIST" / "raw"
+    assert load_images("mnist", places).folder == tmp_path / "a" / "MNIST" / "raw"
+
+
+def test_an_npz_file_is_a_data_set(tmp_path: Path) -> None:
+    write_cifar(tmp_path / "cifar-10.npz")
+    for root in (tmp_path, tmp_path / "cifar-10.npz"):
+        images = load_images("cifar-10", root)
+        assert images.train_images.shape == (96, 3, 32, 32)
+        assert images.test_labels.shape == (40,)
+        assert images.test_labels.dtype == torch.int64
+    with pytest.raises(DataError, match="no svhn in any of"):
+        load_images("svhn", tmp_path)
+    with pytest.raises(DataError, match=r"images \[96, 3, 32, 32\] .* are not mnist"):
+        load_images("mnist", tmp_path / "cifar-10.npz")
+    (tmp_path / "svhn.npz").write_bytes(b"PK no zip")
+    with pytest.raises(DataError, match="no npz file with x_train"):
+        load_images("svhn", tmp_path)
+
+
+def test_colour_sets_are_read_by_torchvision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("torchvision.datasets")
+
+    class Fake:
+        """As torchvision's CIFAR10: colours last, labels a list."""
+
+        def __init__(self, root: Path, train: bool, download: bool) -> None:
+            if not (root / "here").exists():
+                raise RuntimeError("Dataset not found or corrupted.")
+            self.data = torch.zeros(5 if train else 3, 32, 32, 3, dtype=torch.uint8).numpy()
+            self.targets = [1, 2, 3, 4, 5][: len(self.data)]
+
+    monkeypatch.setattr(datasets, "CIFAR10", Fake)
+    with pytest.raises(DataError, match="--download"):
+        load_images("cifar-10", tmp_path)
+    (tmp_path / "here").touch()
+    images = load_images("cifar-10", [tmp_path / "no", tmp_path])
+    assert images.train_images.shape == (5, 3, 32, 32)
+    assert images.test_labels.tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize(

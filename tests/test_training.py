@@ -39,7 +39,7 @@ def test_accuracy_is_the_share_of_right_answers(pixels: training.Pixels) -> None
     labels = pixels.labels[pixels.train :]
     share = 100 * float((labels != 3).double().mean())
     assert 50 < share < 100
-    assert training.accuracy(Knows(), pixels, batch=7) == pytest.approx(share)
+    assert training.accuracy(Knows(), pixels, "test", batch=7) == pytest.approx(share)
 
 
 class Recorder(nn.Linear):

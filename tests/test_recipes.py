@@ -1,0 +1,307 @@
+"""The shared parts of the recipes: jobs, resuming, protocols, results, command line."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import kanmeta
+from recipes import functions, images_conv, images_fc, pde, records
+from recipes.data import load_images
+from recipes.execute import execute, model_of
+from recipes.job import PROFILES, PROTOCOLS, Job, Place, Task
+from recipes.loop import train
+from recipes.paper import cells
+from recipes.training import Pixels, accuracy
+from tests.small_images import write_cifar, write_data
+
+CODE = {"commit": "0" * 40, "dirty": False}
+RECIPES = (functions, images_conv, images_fc, pde)
+
+
+def nothing(count: int) -> None:
+    pass
+
+
+def place(folder: Path, **changes: Any) -> Place:
+    data = folder / "data"
+    if not data.exists():
+        write_data(data / "MNIST" / "raw")
+        write_data(data / "FashionMNIST" / "raw")
+        write_cifar(data / "cifar-10.npz")
+    return replace(Place((data,), False, "cpu", "no", folder, CODE), **changes)
+
+
+def smoke_jobs() -> list[Job]:
+    jobs = []
+    for recipe in RECIPES:
+        seen = set()
+        for job in recipe.grid("fair", "smoke"):
+            if job.name not in seen:
+                jobs.append(job)
+                seen.add(job.name)
+    return jobs
+
+
+SMOKE = smoke_jobs()
+
+
+@pytest.mark.parametrize("job", SMOKE, ids=lambda job: job.stem)
+def test_smoke(tmp_path: Path, job: Job) -> None:
+    there = place(tmp_path)
+    line = execute(there, job, nothing)
+    path = there.result(job)
+    assert "fair" in path.name
+    assert "smoke" in path.name
+    result = json.loads(path.read_text())
+    assert result["metric"] in line
+    assert result["value"] is not None
+    assert result["job"] == job.content()
+    curve = result["curve"]
+    assert len(curve["train_loss"]) == len(curve["validation"]) == job.epochs
+    assert curve["test"] == []  # read once
+    pick = max if "accuracy" in result["metric"] else min
+    assert curve["validation"][result["best_epoch"] - 1] == pick(curve["validation"])
+    assert bool(result["meta_learners"]) == job.model.startswith("Meta")
+    assert result["peak_bytes"] > 4 * sum(result["parameters"].values())
+    assert result["seconds"] > 0
+    assert result["code"] == CODE
+    assert result["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert result["hardware"]["threads"] == torch.get_num_threads()
+    assert result["notes"]
+    assert str(tmp_path) not in path.read_text()  # nothing about the machine's folders
+    assert not list((tmp_path / "runs").rglob("*.pt"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.__name__)
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_grids(recipe: Any, protocol: Any, profile: Any) -> None:
+    jobs = recipe.grid(protocol, profile)
+    assert len({job.stem for job in jobs}) == len(jobs)
+    for job in jobs:
+        assert job.recipe == recipe.__name__.rpartition(".")[2]
+        assert not job.row or (job.row, job.model) in cells()
+        assert job.content()["config"] == json.loads(json.dumps(job.content()["config"]))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.__name__)
+def test_fair_pairs_differ_in_the_meta_learner_only(recipe: Any) -> None:
+    jobs = {(j.row, j.model): j for j in recipe.grid("fair", "smoke") if j.row}
+    pairs = [(jobs[row, model.removeprefix("Meta")], job) for (row, model), job in jobs.items()]
+    pairs = [(plain, meta) for plain, meta in pairs if plain is not meta]
+    assert pairs
+    for plain, meta in pairs:
+        assert plain.epochs == meta.epochs
+        one, other = model_of(plain), model_of(meta)
+        kanmeta.materialize(other)
+        assert {k: v.shape for k, v in one.state_dict().items()} == {
+            k: v.shape for k, v in other.state_dict().items()
+        }
+        generated = {
+            f"{layer}.{part}"
+            for layer in dict(one.named_modules())
+            for part in (
+                "base_weight",
+                "spline_weight",
+                "base_linear.weight",
+                "spline_linear.weight",
+                "scale",
+                "translation",
+                "wavelet_weights",
+            )
+        }
+        for name, tensor in one.state_dict().items():
+            if name not in generated and "conv" not in name and "poly" not in name:
+                assert torch.equal(tensor, other.state_dict()[name]), name
+
+
+def fc_job(**changes: Any) -> Job:
+    jobs = images_fc.grid(changes.pop("protocol", "fair"), "smoke")
+    job = next(j for j in jobs if j.name == "fashion-mnist-32-G5-metakan")
+    return replace(job, **{"epochs": 3, **changes})
+
+
+class KilledError(Exception):
+    pass
+
+
+def kill_after(epochs: int) -> Callable[[int], None]:
+    seen = 0
+
+    def count(number: int) -> None:
+        nonlocal seen
+        seen += number
+        if seen == epochs:
+            raise KilledError
+
+    return count
+
+
+def resumable() -> list[Job]:
+    function = next(j for j in functions.grid("fair", "smoke") if j.model == "MetaKAN")
+    equation = next(j for j in pde.grid("fair", "smoke") if j.model == "KAN")
+    conv = next(j for j in images_conv.grid("fair", "smoke") if j.name.startswith("4L-mnist"))
+    return [
+        fc_job(),
+        replace(function, epochs=3),
+        replace(equation, epochs=3),
+        replace(conv, epochs=3),
+    ]
+
+
+@pytest.mark.parametrize("job", resumable(), ids=lambda job: job.stem)
+def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path, job: Job) -> None:
+    whole, parts = place(tmp_path / "whole"), place(tmp_path / "parts")
+    execute(whole, job, nothing)
+    with pytest.raises(KilledError):
+        execute(parts, job, kill_after(2))
+    assert not parts.result(job).exists()  # a cancelled run has no result
+    counted: list[int] = []
+    execute(parts, job, counted.append)
+    assert counted == [2, 1]
+    one, other = (json.loads(p.result(job).read_text()) for p in (whole, parts))
+    assert one["curve"] == other["curve"]
+    assert one["value"] == other["value"]
+    one, other = (load_file(p.working(job, ".safetensors")) for p in (whole, parts))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_finished_run_is_skipped_until_it_changes(tmp_path: Path) -> None:
+    job, there, counted = fc_job(epochs=1), place(tmp_path), []
+    execute(there, job, nothing)
+    before = there.result(job).read_text()
+    assert "done before" in execute(there, job, counted.append)
+    assert counted == [1]
+    assert there.result(job).read_text() == before
+    settings = job.config["settings"] | {"lr": 3e-3}
+    changed = replace(job, config={**job.config, "settings": settings})
+    assert "done before" not in execute(there, changed, nothing)
+    assert json.loads(there.result(job).read_text())["job"]["config"]["settings"]["lr"] == 3e-3
+
+
+@pytest.mark.parametrize("change", ["code", "settings", "data"])
+def test_a_killed_run_starts_again_if_it_changed(tmp_path: Path, change: str) -> None:
+    job, there = fc_job(), place(tmp_path)
+    with pytest.raises(KilledError):
+        execute(there, job, kill_after(2))
+    if change == "code":
+        there = replace(there, code={**CODE, "commit": "1" * 40})
+    elif change == "settings":
+        settings = job.config["settings"] | {"weight_decay": 0.5}
+        job = replace(job, config={**job.config, "settings": settings})
+    else:
+        write_data(tmp_path / "other", train=97)
+        there = replace(there, data=(tmp_path / "other",))
+    counted: list[int] = []
+    execute(there, job, counted.append)
+    assert counted == [0, 1, 1, 1]
+
+
+class Scripted:
+    """A task whose scores are given, to see which epoch counts and what is read."""
+
+    def __init__(self, validation: list[float], test: list[float]) -> None:
+        self.model = nn.Linear(1, 1)
+        self.reads: list[str] = []
+        self.scores = {"validation": validation, "test": test}
+        self.now = -1
+
+    def epoch(self, number: int) -> float:
+        self.now = number
+        nn.init.constant_(self.model.weight, number)
+        return 1.0
+
+    def score(self, part: str) -> float:
+        self.reads.append(part)
+        return self.scores[part][int(self.model.weight)]
+
+    def task(self, higher: bool) -> Task:
+        optimizer = torch.optim.SGD(self.model.parameters())
+        return Task(
+            self.model,
+            optimizer,
+            self.epoch,
+            self.score,
+            lambda m: m.weight.sum(),
+            "score",
+            higher,
+            {},
+            (),
+        )
+
+
+@pytest.mark.parametrize(("higher", "best"), [(True, 1), (False, 2)])
+def test_fair_reads_the_test_data_once(higher: bool, best: int) -> None:
+    scripted = Scripted([2, 3, 1], [10, 20, 30])
+    value, curve = train(scripted.task(higher), protocol="fair", epochs=3)
+    assert scripted.reads == ["validation"] * 3 + ["test"]
+    assert curve.epoch == best
+    assert value == [10, 20, 30][best]
+    assert float(scripted.model.weight) == best
+
+
+def test_paper_takes_the_best_epoch_on_the_test_data() -> None:
+    scripted = Scripted([], [10, 30, 20])
+    value, curve = train(scripted.task(True), protocol="paper", epochs=3)
+    assert scripted.reads == ["test"] * 3
+    assert (value, curve.epoch, curve.test) == (30, 1, [10, 30, 20])
+
+
+def test_what_is_not_finite_is_none_and_never_the_best() -> None:
+    scripted = Scripted([float("nan"), 5, float("inf")], [1, 2, 3])
+    value, curve = train(scripted.task(False), protocol="fair", epochs=3)
+    assert curve.validation == [None, 5, None]
+    assert (value, curve.epoch) == (2, 1)
+
+
+def test_the_saved_weights_are_those_of_the_best_epoch(tmp_path: Path) -> None:
+    job, there = fc_job(), place(tmp_path)
+    execute(there, job, nothing)
+    result = json.loads(there.result(job).read_text())
+    settings = job.config["settings"]
+    plain = replace(job, config={**job.config, "settings": settings | {"convert": None}})
+    again = kanmeta.load(model_of(plain), there.working(job, ".safetensors"))
+    data = Pixels.of(load_images("fashion-mnist", there.data), "cpu", 8, images_fc.SMOKE_IMAGES)
+    assert accuracy(again, data) == pytest.approx(result["value"])
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], processes: int) -> None:
+    arguments = ["--profile", "smoke", "--only", "I.12.11-*", "--out", str(tmp_path)]
+    functions.main([*arguments, "--list"])
+    listed = capsys.readouterr().out.split()
+    assert listed == [f"I.12.11-G5-{m}.fair.smoke.s0" for m in ("kan", "metakan")]
+    functions.main([*arguments, "--processes", str(processes)])
+    files = (tmp_path / "results" / "functions").glob("*.json")
+    assert sorted(path.stem for path in files) == listed
+    assert f"{listed[0]}: " in capsys.readouterr().out
+
+
+def test_command_line_errors(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="no job matches --only nothing"):
+        functions.main(["--only", "nothing"])
+    arguments = ["--profile", "smoke", "--only", "mnist-*", "--data-root", str(tmp_path)]
+    with pytest.raises(SystemExit, match="--download"):
+        images_fc.main([*arguments, "--out", str(tmp_path)])
+
+
+def test_a_cluster_runs_the_same_jobs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("submitit")
+    arguments = ["--profile", "smoke", "--only", "I.12.11-G5-kan", "--submitit", "debug"]
+    functions.main([*arguments, "--out", str(tmp_path)])
+    assert "I.12.11-G5-kan.fair.smoke.s0: " in capsys.readouterr().out
+
+
+def test_code_state_is_about_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    state = records.code_state()
+    assert set(state) == {"commit", "dirty"}
+    monkeypatch.setattr(records, "REPOSITORY", tmp_path)
+    assert records.code_state() == {"commit": None, "dirty": None}
