@@ -190,6 +190,7 @@ class Pass:
                     total = g_weight if total is None else total.add_(g_weight)
                 if self._slopes:
                     self._pull(g_phi, pulls, gx, rows, columns)
+                del g_phi, g_weight  # before the next are made
             if gz is not None and total is not None:
                 self._learn(tile, total, sums, gz[:, columns])
         return gx, None if gz is None else gz.view(self.shape), list(sums)
