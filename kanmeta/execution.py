@@ -99,9 +99,14 @@ class Binding:
     @property
     def scratch(self) -> int:
         """Bytes of scratch."""
+        return self.scratch_for(None)
+
+    def scratch_for(self, x: Tensor | None) -> int:
+        """The same for a given input."""
         if self.budget is not None:
             return self.budget
-        return policy.default_budget(self.spec.edges, self.spec.dim_w)
+        size = 0 if x is None else x.numel() * x.element_size()
+        return policy.default_budget(self.spec.edges, self.spec.dim_w, size)
 
     @property
     def allowed(self) -> int:
@@ -178,7 +183,7 @@ class Binding:
             sources,
             activation=self.meta_learner.activation,
             generate=self.from_sources,
-            scratch=self.scratch,
+            scratch=self.scratch_for(x),
         )
 
     def knows_basis(self, forward: Callable[..., Any]) -> bool:
