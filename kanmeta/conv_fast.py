@@ -18,10 +18,10 @@ from kanmeta.blocks import Cut
 from kanmeta.conv_basis import Convolution
 from kanmeta.conv_cut import Geometry
 from kanmeta.independence import without_dropout
-from kanmeta.passes import Functions
 from kanmeta.shadow import Shadow, has_hooks, rows_are_mixed
 from kanmeta.spec import LayerSpec
 from kanmeta.stream import Sources
+from kanmeta.values import Functions
 
 __all__ = ["agrees", "compute", "fits"]
 
