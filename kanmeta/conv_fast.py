@@ -11,18 +11,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from kanmeta import conv_tiles, fast, policy, stream
 from kanmeta.blocks import Cut
 from kanmeta.conv_basis import Convolution
 from kanmeta.conv_cut import Geometry
 from kanmeta.independence import without_dropout
-from kanmeta.passes import Functions
 from kanmeta.shadow import Shadow, has_hooks, rows_are_mixed
 from kanmeta.spec import LayerSpec
 from kanmeta.stream import Sources
+from kanmeta.values import Functions
 
 __all__ = ["agrees", "compute", "fits"]
+
+_BLOCK = 1 << 20
+"""Bytes of a block of images, larger than which nothing is faster."""
 
 
 def fits(layer: nn.Module, spec: LayerSpec, mapped: bool, args: tuple[Any, ...]) -> bool:
@@ -146,9 +150,9 @@ def _twin(t: Tensor) -> Tensor:
 
 
 def _finish(layer: nn.Module, spec: LayerSpec, group: int, y: Tensor) -> Tensor:
-    """What follows the convolution, again in backward: of it only ``y`` is kept.
+    """What follows the convolution, in blocks of images and again in backward: it keeps ``y`` only.
 
-    Unless it would count the batch in its statistics twice.
+    Unless it mixes images: then it would also count the batch in its statistics twice.
     """
     basis = spec.basis
     assert isinstance(basis, Convolution)
@@ -164,7 +168,10 @@ def _finish(layer: nn.Module, spec: LayerSpec, group: int, y: Tensor) -> Tensor:
     def nothing(sources: Sources) -> dict[str, Tensor]:
         return {}
 
-    finished = stream.run(layer, forward, (y,), {}, Cut(0, max(1, len(y))), (), nothing)
+    # Blocks draw other masks than the whole batch.
+    drops = any(isinstance(m, _DropoutNd) and m.training for m in layer.modules())
+    step = len(y) if drops else _BLOCK * len(y) // max(1, y.nbytes)
+    finished = stream.run(layer, forward, (y,), {}, Cut(0, max(1, step)), (), nothing)
     assert isinstance(finished, Tensor)
     return finished
 

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from kanmeta import conv_cut
 from kanmeta.blocks import Tensors
+from kanmeta.coefficients import Coefficients, Tile
 from kanmeta.conv_cut import Geometry
 from kanmeta.functions import Pull
-from kanmeta.passes import Functions
 from kanmeta.scratch import Scratch
-from kanmeta.tiles import Coefficients, Tile
+from kanmeta.values import Functions
 
 __all__ = ["Pass", "Wanted", "weight_parts"]
 
@@ -70,6 +70,7 @@ class Pass:
         coefficients: how they are generated.
         budget: bytes of scratch.
         wanted: None: a forward pass.
+        notes: of the edges, from the forward pass.
     """
 
     def __init__(
@@ -81,8 +82,9 @@ class Pass:
         coefficients: Coefficients,
         budget: int,
         wanted: Wanted | None = None,
+        notes: Tensor | None = None,
     ) -> None:
-        """Choose the tiles; nothing is computed."""
+        """Choose the tiles."""
         self.functions, self.geometry, self.wanted = functions, geometry, wanted
         self.coefficients = coefficients
         # Channels and pixels of an image lie together, so that a tile of them is one long row.
@@ -94,7 +96,9 @@ class Pass:
         self.known = sum(functions.widths)
         self.out_space = geometry.outputs(self.space)
         self.scratch = Scratch(self.arguments[0])
-        self.sizes = conv_cut.cut(self._problem(), budget // z.element_size())
+        numbers = budget // z.element_size()
+        self.sizes = conv_cut.cut(self._problem(), numbers)
+        self.notes = notes if wanted is not None else coefficients.notes(self.z, numbers)
         self.columns = _slices(self.inputs, self.sizes.channels)
         self.rows = _slices(self.images, self.sizes.images)
 
@@ -107,15 +111,16 @@ class Pass:
         back = self.wanted is not None
         positions = math.prod(self.space)
         weights = self.outputs * self.known * self.geometry.taps
+        extra = sum(f.extra(self._slopes) for f in self.functions.each)
         outputs = self.outputs * math.prod(self.out_space)
         return conv_cut.Problem(
             images=self.images,
             channels=self.inputs,
-            # Coefficients, their slopes, the weight; its gradient, of all and of one block.
-            a_channel=(5 if back else 3) * weights
+            # Coefficients and the weight; its gradient, of all images and of a block of them.
+            a_channel=(4 if back else 2) * weights
             + self.outputs * self.taps * self.coefficients.extra,
-            # Values, two temporaries, their gradient.
-            a_value=(4 if self._slopes else 3) * self.known * positions,
+            # Values, what making them takes, their gradient.
+            a_value=((2 if self._slopes else 1) * self.known + extra) * positions,
             an_image=0 if back else outputs,
             weights=weights,
             outputs=outputs,
@@ -125,7 +130,8 @@ class Pass:
         """Coefficients of a tile, and as a weight ``(out, functions * in, *kernel)``."""
         part = self.z[:, columns].permute(3, 0, 1, 2)
         z = self.scratch.take("z", *part.shape).copy_(part).view(self.dim_z, -1)
-        tile = self.coefficients.tile(z, None, self.scratch, whole)
+        note = None if self.notes is None else self.notes[:, columns].flatten(1)
+        tile = self.coefficients.tile(z, note, self.scratch, whole)
         shape = self.outputs, self.known, part.shape[2], self.geometry.taps
         weight = self.scratch.take("weight", *shape)
         if whole:
@@ -157,7 +163,7 @@ class Pass:
         return phi.view(images, -1, *self.space), pulls
 
     def forward(self) -> Tensor:
-        """Outputs ``(N, out, *space)``."""
+        """Outputs ``(N, out, *space)``; the notes are to be kept for backward."""
         y = self.arguments[0].new_zeros(self.images, self.outputs, *self.out_space)
         for columns in self.columns:
             _, weight = self._tile(columns, True)
@@ -174,7 +180,7 @@ class Pass:
             torch.zeros_like(a) if g else None
             for a, g in zip(self.arguments, self.wanted.arguments, strict=True)
         ]
-        sums = tuple(torch.zeros_like(t) for t in self.coefficients.tables)
+        sums = self.coefficients.sums()
         gz = torch.zeros_like(self.z) if learn else None
         gy = gy.contiguous()
         mask = [self._slopes, learn, False]
@@ -190,9 +196,10 @@ class Pass:
                     total = g_weight if total is None else total.add_(g_weight)
                 if self._slopes:
                     self._pull(g_phi, pulls, gx, rows, columns)
+                del g_phi, g_weight  # before the next are made
             if gz is not None and total is not None:
                 self._learn(tile, total, sums, gz[:, columns])
-        return gx, None if gz is None else gz.view(self.shape), list(sums)
+        return gx, None if gz is None else gz.view(self.shape), list(self.coefficients.total(sums))
 
     def _pull(
         self,

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from kanmeta import blocks
 from kanmeta.blocks import Cut, Tensors
+from kanmeta.coefficients import Coefficients
 from kanmeta.conv_basis import Formula, parameters_of, with_parameters
 from kanmeta.conv_cut import Geometry
 from kanmeta.conv_pass import Pass, Wanted, weight_parts
-from kanmeta.passes import Functions
 from kanmeta.stream import Sources
-from kanmeta.tiles import Coefficients, dense
+from kanmeta.tiles import dense
+from kanmeta.values import Functions
 
 __all__ = ["Layer", "apply", "plain"]
 
@@ -88,23 +89,22 @@ class _Convolved(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         arguments, parameters, sources = _split(counts, tensors)
         coefficients = _coefficients(sources, layer.activation)
-        return _pass(layer.bound(parameters), arguments, sources, coefficients, None).forward()
+        pass_ = _pass(layer.bound(parameters), arguments, sources, coefficients, None)
+        ctx.notes = pass_.notes  # a byte an edge
+        return pass_.forward()
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
         counts, wanted = ctx.counts, ctx.needs_input_grad[2:]
         saved = ctx.saved_tensors  # to be read once: checkpointing makes them anew
         arguments, parameters, sources = _split(counts, saved)
-        way = _differentiable if torch.is_grad_enabled() else _fast
         ends = counts[0], sum(counts)
-        found = way(
-            ctx.layer.bound(parameters),
-            arguments,
-            parameters,
-            sources,
-            gy,
-            (wanted[: ends[0]], wanted[ends[0] : ends[1]], wanted[ends[1] :]),
-        )
+        kinds = wanted[: ends[0]], wanted[ends[0] : ends[1]], wanted[ends[1] :]
+        layer = ctx.layer.bound(parameters)
+        if torch.is_grad_enabled():
+            found = _differentiable(layer, arguments, parameters, sources, gy, kinds)
+        else:
+            found = _fast(layer, arguments, sources, gy, kinds, ctx.notes)
         return (None, None, *found)
 
 
@@ -132,20 +132,21 @@ def _pass(
     sources: Sources,
     coefficients: Coefficients,
     wanted: Wanted | None,
+    notes: Tensor | None = None,
 ) -> Pass:
     z = sources[0]
     assert z is not None
     functions, geometry = layer.functions, layer.geometry
-    return Pass(functions, geometry, arguments, z, coefficients, layer.scratch, wanted)
+    return Pass(functions, geometry, arguments, z, coefficients, layer.scratch, wanted, notes)
 
 
 def _fast(
     layer: Layer,
     arguments: Tensors,
-    parameters: Tensors,
     sources: Sources,
     gy: Tensor,
     wanted: _Wanted,
+    notes: Tensor | None,
 ) -> list[Tensor | None]:
     """Gradients of arguments, parameters and sources by tiles."""
     learned = wanted[2]
@@ -157,7 +158,8 @@ def _fast(
         coefficients = _coefficients(leaves, layer.activation)
     with torch.no_grad():
         what = Wanted(wanted[0], any(learned), any(wanted[1]))
-        gx, gz, sums = _pass(layer, arguments, sources, coefficients, what).backward(gy)
+        each = _pass(layer, arguments, sources, coefficients, what, notes)
+        gx, gz, sums = each.backward(gy)
     pairs = [(t, g) for t, g in zip(coefficients.tables, sums, strict=True) if t.requires_grad]
     targets = [s for s in leaves[1:] if s is not None and s.requires_grad]
     found = iter(

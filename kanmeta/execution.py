@@ -100,9 +100,14 @@ class Binding:
     @property
     def scratch(self) -> int:
         """Bytes of scratch."""
+        return self.scratch_for(None)
+
+    def scratch_for(self, x: Tensor | None) -> int:
+        """The same for a given input."""
         if self.budget is not None:
             return self.budget
-        return policy.default_budget(self.spec.edges, self.spec.dim_w)
+        size = 0 if x is None else x.numel() * x.element_size()
+        return policy.default_budget(self.spec.edges, self.spec.dim_w, size)
 
     @property
     def allowed(self) -> int:
@@ -191,7 +196,9 @@ class Binding:
             return conv_fast.compute(
                 *call, activation=activation, generate=generate, budget=self.budget
             )
-        return fast.compute(*call, activation=activation, generate=generate, scratch=self.scratch)
+        return fast.compute(
+            *call, activation=activation, generate=generate, scratch=self.scratch_for(x)
+        )
 
     def is_described(self, args: tuple[Any, ...]) -> bool:
         """Whether the call is one that the basis that its adapter declares describes."""

@@ -14,12 +14,21 @@ __all__ = ["Evaluate", "Pull", "elementwise", "gaussians", "no_pull"]
 Pull = Callable[[Tensor], Tensor]
 """Gradient of the values, ``(rows, functions, inputs)`` -> gradient of x, ``(rows, inputs)``.
 
-To be called at most once, before the same buffers are used again; it may overwrite the values.
+To be called at most once, before the same buffers are used again; it may overwrite the values and
+the gradient that it is given.
 """
 
 
 class Evaluate(Protocol):
     """Functions of a layer's inputs, as they were when it was made."""
+
+    def extra(self, slopes: bool) -> int:
+        """Numbers for each row and input that are alive beside values and their gradient.
+
+        Args:
+            slopes: whether gradients are pulled back.
+        """
+        ...
 
     def __call__(
         self, x: Tensor, columns: slice, out: Tensor | None = None, scratch: Scratch | None = None
@@ -38,48 +47,78 @@ class Evaluate(Protocol):
         ...
 
 
-def elementwise(function: Callable[[Tensor], Tensor]) -> Evaluate:
-    """One function, ``function``, of every input: the base branch."""
-    silu = function is F.silu or type(function) is nn.SiLU
+class _Elementwise:
+    """One function, of every input."""
 
-    def evaluate(
-        x: Tensor, columns: slice, out: Tensor | None = None, scratch: Scratch | None = None
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self.function = function
+        self.silu = function is F.silu or type(function) is nn.SiLU
+
+    def extra(self, slopes: bool) -> int:
+        return 3 if self.silu else 4
+
+    def __call__(
+        self, x: Tensor, columns: slice, out: Tensor | None = None, scratch: Scratch | None = None
     ) -> tuple[Tensor, Pull]:
         if out is None:
-            return function(x).unsqueeze(1), no_pull
-        if silu:
-            torch.ops.aten.silu.out(x, out=out[:, 0])
-            return out, lambda g: torch.ops.aten.silu_backward(g[:, 0], x)
+            return self.function(x).unsqueeze(1), no_pull
+        if self.silu:
+            return self._silu(x, out, scratch or Scratch(x))
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
-            y = function(leaf)
+            y = self.function(leaf)
         out[:, 0] = y.detach()
         return out, lambda g: torch.autograd.grad(y, leaf, g[:, 0])[0]
 
-    return evaluate
+    def _silu(self, x: Tensor, out: Tensor, scratch: Scratch) -> tuple[Tensor, Pull]:
+        # On contiguous numbers exp is vectorised throughout; short rows leave rests.
+        steps = scratch.take("steps", *x.shape).copy_(x)
+        share = torch.sigmoid(steps, out=scratch.take("share", *x.shape))
+        torch.mul(steps, share, out=out[:, 0])
+
+        def pull(g: Tensor) -> Tensor:
+            y = out[:, 0]  # share + y (1 - share)
+            slope = torch.addcmul(y, y, share, value=-1, out=steps).add_(share)
+            return slope.mul_(g[:, 0])
+
+        return out, pull
+
+
+def elementwise(function: Callable[[Tensor], Tensor]) -> Evaluate:
+    """One function, ``function``, of every input: the base branch."""
+    return _Elementwise(function)
+
+
+class _Gaussians:
+    """exp(-u^2), u the distances in widths."""
+
+    def __init__(self, centres: Tensor, width: float) -> None:
+        self.width = width
+        self.scaled = (centres.detach() / width)[:, None]
+
+    def extra(self, slopes: bool) -> int:
+        return 2 + (len(self.scaled) if slopes else 0)
+
+    def __call__(
+        self, x: Tensor, columns: slice, out: Tensor | None = None, scratch: Scratch | None = None
+    ) -> tuple[Tensor, Pull]:
+        if out is None:
+            return torch.exp(-((x / self.width).unsqueeze(1) - self.scaled).square()), no_pull
+        buffers = scratch or Scratch(x)
+        steps = torch.div(x, self.width, out=buffers.take("steps", *x.shape)).unsqueeze(1)
+        torch.sub(steps, self.scaled, out=out)
+        out.mul_(out).neg_().exp_()
+
+        def pull(g: Tensor) -> Tensor:
+            distance = torch.sub(steps, self.scaled, out=buffers.take("distance", *out.shape))
+            return distance.mul_(out).mul_(g).sum(1).mul_(-2 / self.width)
+
+        return out, pull
 
 
 def gaussians(centres: Tensor, width: float) -> Evaluate:
     """exp(-((x - centre) / width)^2) for each of ``centres``, ``(K,)``."""
-    scaled = (centres.detach() / width)[:, None]
-
-    def evaluate(
-        x: Tensor, columns: slice, out: Tensor | None = None, scratch: Scratch | None = None
-    ) -> tuple[Tensor, Pull]:
-        if out is None:
-            return torch.exp(-((x / width).unsqueeze(1) - scaled).square()), no_pull
-        buffers = scratch or Scratch(x)
-        steps = torch.div(x, width, out=buffers.take("steps", *x.shape)).unsqueeze(1)
-        torch.sub(steps, scaled, out=out)
-        out.mul_(out).neg_().exp_()
-
-        def pull(g: Tensor) -> Tensor:
-            distance = torch.sub(steps, scaled, out=buffers.take("distance", *out.shape))
-            return distance.mul_(out).mul_(g).sum(1).mul_(-2 / width)
-
-        return out, pull
-
-    return evaluate
+    return _Gaussians(centres, width)
 
 
 def no_pull(g: Tensor) -> Tensor:

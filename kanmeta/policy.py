@@ -32,9 +32,8 @@ __all__ = [
 
 EXECUTIONS = ("auto", "materialize", "regenerate", "stream")
 
-_LARGEST, _SMALLEST = 4 << 20, 400_000  # bytes
-_LARGEST_CONVOLUTION = 16 << 20
-_BYTES_PER_EDGE = 8
+_LARGEST, _ENOUGH, _SMALLEST = 4_000_000, 1_300_000, 400_000  # bytes
+_LARGEST_CONVOLUTION = 16_000_000
 
 
 def check(execution: str) -> None:
@@ -54,14 +53,16 @@ def check_layers(execution: str, layers: Mapping[str, LayerSpec]) -> None:
         )
 
 
-def default_budget(edges: int, dim_w: int) -> int:
-    """Bytes of scratch of a layer: half of what its prompts, gradients and Adam's state take.
+def default_budget(edges: int, dim_w: int, input_bytes: int = 0) -> int:
+    """Bytes of scratch of a layer.
 
-    Prompts of one float32 number take 16 bytes an edge with those. More for fine grids, whose
-    tiles are larger. At most 4 MB, beyond which blocks leave the caches; at least 0.4 MB, below
-    which calls cost more than the work in them.
+    A little more than its prompts take with gradients and Adam's state, 16 bytes an edge of one
+    float32 number, up to 1.3 MB, with which calls cost little beside the work in them. More for
+    fine grids, whose tiles are larger, for millions of edges and for large batches, beside which
+    it is nothing. At most 4 MB, beyond which blocks leave the caches; at least 0.4 MB.
     """
-    return min(_LARGEST, max(_SMALLEST, _BYTES_PER_EDGE * edges * max(dim_w, 16) // 16))
+    fine, batch = 3 * edges * dim_w // 8, input_bytes // 4
+    return min(_LARGEST, max(_SMALLEST, fine, batch, min(_ENOUGH, 18 * edges)))
 
 
 def convolution_budget(edges: int, outputs: int) -> int:
@@ -74,7 +75,7 @@ def convolution_budget(edges: int, outputs: int) -> int:
         edges: of the layer.
         outputs: their bytes.
     """
-    return min(_LARGEST_CONVOLUTION, max(_SMALLEST, _BYTES_PER_EDGE * edges, 3 * outputs))
+    return min(_LARGEST_CONVOLUTION, max(_SMALLEST, 8 * edges, 3 * outputs))
 
 
 @dataclass(frozen=True)

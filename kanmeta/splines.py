@@ -65,6 +65,9 @@ class _Recursion:
         self.knots, self.order = knots, order
         self.inverse = _inverse_spans(knots, order)
 
+    def extra(self, slopes: bool) -> int:
+        return 4 * len(self.knots) + 1
+
     def __call__(
         self, x: Tensor, columns: slice, out: Tensor | None = None, scratch: Scratch | None = None
     ) -> tuple[Tensor, Pull]:
@@ -107,24 +110,29 @@ class _Uniform:
         self.two = knots.new_tensor(2 * self.unit)
         self.one = knots.new_tensor(self.unit)
 
+    def extra(self, slopes: bool) -> int:
+        return len(self.centres) + 1
+
     def __call__(
         self, x: Tensor, columns: slice, out: Tensor | None = None, scratch: Scratch | None = None
     ) -> tuple[Tensor, Pull]:
         if out is None:
             return _recursion(x, self.knots[:, columns], 3), no_pull
-        buffers = scratch or Scratch(x)
-        a, b = buffers.take("a", *out.shape), buffers.take("b", *out.shape)
-        torch.sub(x.unsqueeze(1), self.centres, out=a).abs_()
+        b = (scratch or Scratch(x)).take("b", *out.shape)
+        distances = x.unsqueeze(1)
+        a = torch.sub(distances, self.centres, out=out).abs_()
         torch.sub(self.two, a, alpha=self.slope, out=a).relu_()
         torch.sub(a, self.one, out=b).relu_().pow_(3)
-        torch.pow(a, 3, out=out).sub_(b, alpha=4)
+        a.pow_(3).sub_(b, alpha=4)
 
         def pull(g: Tensor) -> Tensor:
-            # dB/dx = -3 (a^2 - 4 b^2) sign(u) da/d|u|, and a^2 >= 4 b^2
-            side = torch.sub(x.unsqueeze(1), self.centres, out=out)
-            torch.sub(a, self.one, out=b).relu_()
-            b.mul_(b)
-            slopes = a.mul_(a).sub_(b, alpha=4).copysign_(side)
+            # dB/dx = -3 (a^2 - 4 b^2) sign(u) da/d|u|
+            side = torch.sub(distances, self.centres, out=out)
+            a = torch.abs(side, out=b)
+            g.mul_(side.sign_())
+            torch.sub(self.two, a, alpha=self.slope, out=a).relu_()
+            inner = torch.sub(a, self.one, out=out).relu_()
+            slopes = a.mul_(a).sub_(inner.mul_(inner), alpha=4)
             return slopes.mul_(g).sum(1).mul_(-3 * self.slope)
 
         return out, pull
@@ -138,6 +146,10 @@ class _Sparse:
         self.grid = knots.T.contiguous()
         self.start = float(knots[0, 0]) if spacing is not None else 0.0
         self.steps = torch.arange(order + 1, device=knots.device).view(-1, 1)
+
+    def extra(self, slopes: bool) -> int:
+        # Values, slopes, places of 8 bytes, whether they exist, temporaries, a few of each x.
+        return 6 * (self.order + 1) + 8
 
     def __call__(
         self, x: Tensor, columns: slice, out: Tensor | None = None, scratch: Scratch | None = None

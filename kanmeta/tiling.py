@@ -5,6 +5,7 @@ input and output, its basis for each row and input; together they have to fit in
 a cut costs beside the arithmetic that every cut needs:
 
 * calls: torch takes a few microseconds for an operation, however small;
+* rests: operations on the inputs of a row take 32 at a time, and what is left one by one;
 * a basis is evaluated again for every tile of outputs, unless one tile holds all rows;
 * partial sums of the outputs are read and written once for every tile of inputs.
 
@@ -19,7 +20,8 @@ __all__ = ["Problem", "Sizes", "cost", "cut"]
 # Seconds, measured on one core: a tile's share of Python and torch calls, one basis value, one
 # number of a partial sum. Only their ratios matter.
 _EDGES, _VALUES, _PRODUCTS = 60e-6, 50e-6, 20e-6
-_A_VALUE, _A_SUM = 1.5e-9, 0.5e-9
+_A_VALUE, _A_SUM = 1.0e-9, 0.3e-9
+_VECTOR, _A_REST = 32, 3  # numbers at a time, and how much longer one takes alone
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Problem:
     Attributes:
         rows, inputs, outputs: of the layer.
         an_edge: numbers that are alive for one edge of a tile.
+        gradient: further ones, unless one tile holds all rows.
         a_value: numbers that are alive for one row and input of a tile.
         functions: of the basis.
     """
@@ -37,6 +40,7 @@ class Problem:
     inputs: int
     outputs: int
     an_edge: int
+    gradient: int
     a_value: int
     functions: int
 
@@ -53,10 +57,11 @@ class Sizes:
 def cut(problem: Problem, numbers: int) -> Sizes:
     """Cheapest tiles of at most ``numbers`` numbers, or of one row, input and output."""
     candidates = [
-        Sizes(rows, _even(problem.inputs, columns), outputs)
+        Sizes(rows, columns, outputs)
         for rows in _halves(problem.rows)
         for outputs in _halves(problem.outputs)
-        if (columns := numbers // (rows * problem.a_value + outputs * problem.an_edge)) > 0
+        if (most := numbers // _column(problem, rows, outputs)) > 0
+        for columns in (_even(problem.inputs, most), _even(problem.inputs, most, _VECTOR))
     ]
     return min(candidates, key=lambda s: cost(problem, s)) if candidates else Sizes(1, 1, 1)
 
@@ -67,13 +72,21 @@ def cost(problem: Problem, sizes: Sizes) -> float:
     over_columns = -(-problem.inputs // sizes.columns)
     over_outputs = -(-problem.outputs // sizes.outputs)
     evaluations = 1 if over_rows == 1 else over_outputs
-    values = problem.rows * problem.inputs * problem.functions * evaluations
+    rest = sizes.columns % _VECTOR
+    length = problem.inputs * (1 + (_A_REST - 1) * rest / sizes.columns)
+    values = problem.rows * length * problem.functions * evaluations
     return (
         over_columns * over_outputs * _EDGES
         + over_columns * over_rows * (evaluations * _VALUES + over_outputs * _PRODUCTS)
         + values * _A_VALUE
         + over_columns * problem.rows * problem.outputs * _A_SUM
     )
+
+
+def _column(problem: Problem, rows: int, outputs: int) -> int:
+    """Numbers that one input of a tile takes."""
+    an_edge = problem.an_edge + (problem.gradient if rows < problem.rows else 0)
+    return rows * problem.a_value + outputs * an_edge
 
 
 def _halves(number: int) -> Iterator[int]:
@@ -85,7 +98,8 @@ def _halves(number: int) -> Iterator[int]:
     yield 1
 
 
-def _even(number: int, most: int) -> int:
-    """Size of equal parts of ``number``, none larger than ``most``."""
-    parts = -(-max(number, 1) // most)
-    return -(-max(number, 1) // parts)
+def _even(number: int, most: int, multiple: int = 1) -> int:
+    """Size of about equal parts of ``number``, at most ``most``; a multiple if that allows."""
+    number, most = max(number, 1), most // multiple * multiple or most
+    size = -(-number // -(-number // most))
+    return min(most, number, -(-size // multiple) * multiple)
