@@ -191,7 +191,7 @@ def make_cases(origins: Origins) -> dict[str, Case]:
             repeats=7,
             budgets=(four,),
         ),
-        _gaussian_case(origins, DEEP, 8192, repeats=3),
-        spline_case(origins, DEEP, 5, 8192, repeats=3),
+        _gaussian_case(origins, DEEP, 8192, repeats=5),
+        spline_case(origins, DEEP, 5, 8192, repeats=5),
     )
     return dict(zip(NAMES, cases, strict=True))

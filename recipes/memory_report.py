@@ -163,7 +163,7 @@ def _small_print(results: Sequence[Result]) -> str:
     text = (
         "Forward, backward and Adam, float32. Peak: bytes given out by torch's allocator, with "
         "parameters, gradients, Adam's state, inputs and activations. Time: process CPU time, all "
-        f"variants in turn in one process, median of {steps} steps. {classes} classes; code at "
+        f"variants in turn in one process, median of {steps} steps. Classes: {classes}; code at "
         f"{commits}; torch {torch}; {machine}."
     )
     dirty = sum(r["code"]["dirty"] is not False for r in results)
