@@ -149,18 +149,21 @@ def load(
                 tensors = {name: file.get_tensor(name) for name in shapes if name not in skipped}
         tensors |= {alias: tensors[name] for alias, name in aliases.items() if name in tensors}
         ready = restore.installations(header, found, tensors)
+        restore.check_types(model, tensors)
     attributes = restore.attributes(header, found, tensors)
-    plain = restore.plain_tensors(model, found).values()
-    before = [(tensor, tensor.detach().clone()) for tensor in plain]
     with _named(path), ExitStack() as undo:
         undo.callback(install(ready))
         undo.callback(install_containers(model, header["frozen"]))
-        undo.callback(put_back, before)
+        undo.callback(put_back, restore.containers_tensors(model, header))
         undo.callback(restore_containers(model, header["containers"]))
         for layer, name, value in attributes:
             undo.callback(setattr, layer, name, vars(layer)[name])
             setattr(layer, name, value)
-        model.load_state_dict(tensors, strict=strict)  # a module of the user's may refuse its part
+        for prefix, module in restore.loading_by_themselves(model):  # and so may refuse
+            undo.callback(put_back, restore.copies(module))
+            own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+            module.load_state_dict(own, strict=strict)
+        model.load_state_dict(tensors, strict=strict)  # copies numbers, which cannot fail
         undo.pop_all()
     return model
 

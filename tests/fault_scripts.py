@@ -122,6 +122,36 @@ def file_size(folder: Path) -> None:
     refuse(folder, errno.EFBIG, others=0)
 
 
+def low_memory(folder: Path) -> None:
+    """Load a file of 50 MB, and look at the process's own memory at every call of a function.
+
+    What is mapped from the file is not its own: the system takes it back when it is needed.
+    """
+
+    def build() -> nn.Module:
+        return nn.Sequential(KAN([40, 30]), *(nn.Linear(1000, 1000) for _ in range(12)))
+
+    kanmeta.save(kanmeta.convert(build()), folder / "large")
+    kanmeta.load(build(), folder / "large")  # imports what it needs
+    model, largest = build(), 4_000_000
+    before = most = _own_memory()
+
+    def look(*_: object) -> None:
+        nonlocal most
+        most = max(most, _own_memory())
+
+    sys.setprofile(look)
+    kanmeta.load(model, folder / "large")
+    sys.setprofile(None)
+    assert most - before < largest + 8_000_000, f"{most - before} bytes"
+    sys.stdout.write(str(most - before))
+
+
+def _own_memory() -> int:
+    _, resident, shared, *_ = Path("/proc/self/statm").read_text().split()
+    return (int(resident) - int(shared)) * resource.getpagesize()
+
+
 def write(folder: Path, value: str) -> None:
     """Save thirty times, beside another process that does the same."""
     model = filled(float(value))

@@ -58,6 +58,11 @@ def test_a_limit_of_file_sizes(tmp_path: Path) -> None:
     run("file_size", tmp_path)
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
+def test_loading_takes_no_second_copy_of_the_file(tmp_path: Path) -> None:
+    run("low_memory", tmp_path)
+
+
 def test_two_writers(tmp_path: Path) -> None:
     run("prepare", tmp_path)
     writers = [subprocess.Popen(script("write", tmp_path, value), cwd=ROOT) for value in ("1", "2")]
