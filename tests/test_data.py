@@ -56,7 +56,7 @@ def test_missing_data_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.Mon
 def test_download_is_torchvisions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("torchvision.datasets")
 
-    def fetch(root: Path, download: bool) -> None:
+    def fetch(root: Path, train: bool, download: bool) -> None:
         assert download
         write_data(root / "MNIST" / "raw")
 
