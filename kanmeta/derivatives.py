@@ -80,11 +80,14 @@ class Elementwise(Derivatives):
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         """``function`` treats numbers alike and independently."""
-        silu = function is F.silu or type(function) is nn.SiLU
-        self.derivative = _silu if silu else lambda x, order: _by_autograd(function, x, order)
+        self.function = function
+        self.silu = function is F.silu or type(function) is nn.SiLU
 
     def at(self, x: Tensor, columns: slice) -> Point:
-        return _Few(lambda order: self.derivative(x, order).unsqueeze(1))
+        """See :class:`Derivatives`."""
+        if self.silu:
+            return _Silu(x)
+        return _All(lambda order: _by_autograd(self.function, x, order).unsqueeze(1))
 
 
 class Gaussians(Derivatives):
@@ -97,6 +100,7 @@ class Gaussians(Derivatives):
         self.scaled, self.width = (centres.detach() / width)[:, None], width
 
     def at(self, x: Tensor, columns: slice) -> Point:
+        """See :class:`Derivatives`."""
         t = (x / self.width).unsqueeze(1) - self.scaled
         orders = [torch.exp(-t.square())]
 
@@ -110,10 +114,10 @@ class Gaussians(Derivatives):
                 orders.append(following.mul_(-2))
             return orders[order] if order == 0 else orders[order] * self.width**-order
 
-        return _Few(derivative)
+        return _All(derivative)
 
 
-class _Few(Point):
+class _All(Point):
     """All functions, evaluated: derivative of an order -> ``(rows, functions, inputs)``."""
 
     def __init__(self, derivative: Callable[[int], Tensor]) -> None:
@@ -131,29 +135,30 @@ class _Few(Point):
                 out.values.addcmul_(values, weight.unsqueeze(1))
 
     def contract(self, p: Planes, orders: Sequence[int]) -> list[Tensor]:
+        if p.values.shape[1] == 1:
+            return [(self.derivative(order) * p.values)[:, 0] for order in orders]
         return [(self.derivative(order) * p.values).sum(1) for order in orders]
 
 
-def _silu(x: Tensor, order: int) -> Tensor:
-    """x s^(r) + r s^(r-1) with s the logistic function, whose derivatives are polynomials of s."""
-    s = torch.sigmoid(x)
-    polynomials = [[0.0, 1.0]]
-    while len(polynomials) <= order:  # s' = s - s^2
-        last = polynomials[-1]
-        following = [0.0] * (len(last) + 1)
-        for power, factor in enumerate(last):
-            following[power] += power * factor
-            following[power + 1] -= power * factor
-        polynomials.append(following)
-    y = _horner(polynomials[order], s).mul_(x)
-    return y if order == 0 else y.add_(_horner(polynomials[order - 1], s), alpha=order)
+class _Silu(_All):
+    """x s, s the logistic function; its derivatives are x s^(r) + r s^(r-1)."""
 
+    def __init__(self, x: Tensor) -> None:
+        super().__init__(self._derivative)
+        self.x = x
+        self.logistic = [torch.sigmoid(x)]
 
-def _horner(polynomial: Sequence[float], s: Tensor) -> Tensor:
-    y = torch.full_like(s, polynomial[-1])
-    for factor in reversed(polynomial[:-1]):
-        y.mul_(s).add_(factor)
-    return y
+    def _derivative(self, order: int) -> Tensor:
+        s = self.logistic
+        while len(s) <= order:  # those of s' = s - s^2
+            r = len(s) - 1
+            following = s[r].clone()
+            for q in range(r // 2 + 1):
+                twice = 2 if 2 * q < r else 1
+                following.addcmul_(s[q], s[r - q], value=-twice * math.comb(r, q))
+            s.append(following)
+        y = self.x * s[order]
+        return (y.add_(s[order - 1], alpha=order) if order else y).unsqueeze(1)
 
 
 def _by_autograd(function: Callable[[Tensor], Tensor], x: Tensor, order: int) -> Tensor:
@@ -180,18 +185,29 @@ class Splines(Derivatives):
         """See the class."""
         self.knots, self.order = knots, order
         self.pad = order + 1
+        self._polynomials: dict[tuple[int, ...], tuple[Tensor, list[int]]] = {}
 
     @cached_property
     def spacing(self) -> float | None:
         """Of the knots if they are evenly spaced and the same for all inputs."""
         return spacing_of(self.knots)
 
-    @cached_property
-    def polynomials(self) -> list[list[float]]:
-        """``[m][q]``: factor of f^q in function m of an even grid, f in units of the spacing."""
-        return _even_polynomials(self.order)
+    def polynomials(self, orders: Sequence[int]) -> tuple[Tensor, list[int]]:
+        """Derivatives of the functions of an even grid as polynomials of f.
+
+        Returns:
+            Their factors, a row a power of each order in turn and a column a function m, and
+            numbers of powers.
+        """
+        key = tuple(orders)
+        if key not in self._polynomials:
+            rows = [_derivative(self.order, r, self.spacing or 1.0) for r in orders]
+            matrix = self.knots.new_tensor([row for each in rows for row in each])
+            self._polynomials[key] = matrix.view(-1, self.order + 1), [len(r) for r in rows]
+        return self._polynomials[key]
 
     def at(self, x: Tensor, columns: slice) -> Point:
+        """See :class:`Derivatives`."""
         number = len(self.knots) - 1 - self.order
         if self.spacing is not None and self.knots.shape[1]:
             steps = (x - self.knots[0, 0]).div_(self.spacing)
@@ -244,49 +260,42 @@ class _Even(_Local):
         super().__init__(of, interval, number)
         self.place = place
 
-    def _rows(self, order: int) -> list[list[float]]:
-        """``[q][m]``: factor of f^q in the derivative of function m."""
-        spacing = self.of.spacing or 1.0
-        return [
-            [
-                p[q + order] * math.perm(q + order, order) * spacing**-order
-                for p in self.of.polynomials
-            ]
-            for q in range(self.of.order + 1 - order)
-        ]
-
     def mix(self, weights: Weights, out: Planes) -> None:
         weights = {r: a for r, a in weights.items() if r <= self.of.order}
-        if not weights:
-            out.flat.zero_()
-            return
-        factors, powers = list[list[float]](), list[Tensor]()
-        for order, weight in weights.items():
-            rows = self._rows(order)
-            factors += rows
-            power = torch.ones_like(self.place) if weight is None else weight
-            powers.append(power)
-            for _ in rows[1:]:
-                power = power * self.place
-                powers.append(power)
-        matrix = self.place.new_tensor(factors).T
-        parts = matrix @ torch.stack(powers).view(len(powers), -1)
-        self._scatter(list(parts), out)
+        matrix, numbers = self.of.polynomials([*weights])
+        powers = self.place.new_empty(len(matrix), *self.shape)
+        free = iter(powers)
+        for number, weight in zip(numbers, weights.values(), strict=True):
+            power = next(free)
+            power.fill_(1) if weight is None else power.copy_(weight)
+            for _ in range(1, number):
+                power = torch.mul(power, self.place, out=next(free))
+        self._scatter((matrix.T @ powers.view(len(matrix), len(self.index))).unbind(), out)
 
     def contract(self, p: Planes, orders: Sequence[int]) -> list[Tensor]:
-        some = [order for order in orders if order <= self.of.order]
-        rows = [self._rows(order) for order in some]
-        found = {}
-        if some:
-            matrix = self.place.new_tensor([row for each in rows for row in each])
-            parts = iter((matrix @ self._gather(p)).view(-1, *self.shape))
-            for order, each in zip(some, rows, strict=True):
-                terms = [next(parts) for _ in each]
-                y = terms.pop()
-                while terms:
-                    y = torch.addcmul(terms.pop(), y, self.place)
-                found[order] = y
-        return [found[r] if r in found else torch.zeros_like(self.place) for r in orders]
+        matrix, numbers = self.of.polynomials([r for r in orders if r <= self.of.order])
+        terms = [*(matrix @ self._gather(p)).view(len(matrix), *self.shape).unbind()]
+        results = []
+        for number in numbers:
+            *lower, y = terms[:number]
+            del terms[:number]
+            while lower:
+                y = torch.addcmul(lower.pop(), y, self.place)
+            results.append(y)
+        found = iter(results)
+        return [next(found) if r <= self.of.order else torch.zeros_like(self.place) for r in orders]
+
+
+def _derivative(order: int, derivative: int, spacing: float) -> list[list[float]]:
+    """``[q][m]``: factor of f^q in a derivative of function m."""
+    functions = _even_polynomials(order)
+    return [
+        [
+            p[q + derivative] * math.perm(q + derivative, derivative) / spacing**derivative
+            for p in functions
+        ]
+        for q in range(order + 1 - derivative)
+    ]
 
 
 def _even_polynomials(order: int) -> list[list[float]]:

@@ -51,15 +51,18 @@ class Given(Edges):
         self.gradient: Tensor | None = None
 
     def tile(self, columns: slice) -> Tensor:
+        """See :class:`Edges`."""
         return self.w[:, columns].reshape(self.width, -1)
 
     def pull(self, columns: slice, gw: Tensor) -> None:
+        """See :class:`Edges`."""
         if self.gradient is None:
             self.gradient = torch.zeros_like(self.w, memory_format=torch.contiguous_format)
         target = self.gradient[:, columns]
         target.copy_(gw.view(target.shape))
 
     def gradients(self) -> list[Tensor | None]:
+        """See :class:`Edges`."""
         return [self.gradient]
 
 
@@ -101,6 +104,7 @@ class Generated(Edges):
         return a if self.bias1 is None else a.add_(self.bias1)
 
     def tile(self, columns: slice) -> Tensor:
+        """See :class:`Edges`."""
         z = self._prompts(columns)
         w = z.new_empty(self.width, z.shape[1])
         for start in range(0, z.shape[1], self.step):
@@ -109,6 +113,7 @@ class Generated(Edges):
         return w if self.bias2 is None else w.add_(self.bias2)
 
     def pull(self, columns: slice, gw: Tensor) -> None:
+        """See :class:`Edges`."""
         if self.gz is None:
             self.gz = torch.empty_like(self.z)
             self.sums = tuple(
@@ -129,8 +134,12 @@ class Generated(Edges):
         target.copy_(torch.cat(parts, 1).view(target.shape))
 
     def gradients(self) -> list[Tensor | None]:
+        """See :class:`Edges`."""
         if self.gz is None:
             return [None] * len(self.sources)
-        found = [self.gz if self.input_major else self.gz.transpose(0, 1), *self.sums]
+        found: list[Tensor | None] = [
+            self.gz if self.input_major else self.gz.transpose(0, 1),
+            *self.sums,
+        ]
         found += [None] * (len(self.sources) - len(found))
         return [g if s is not None else None for g, s in zip(found, self.sources, strict=True)]

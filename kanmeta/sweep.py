@@ -96,9 +96,9 @@ class _Sweep:
     def run(self, numbers: int) -> tuple[Tensor | None, dict[Key, Tensor]]:
         step_columns, step_rows = self._sizes(numbers)
         for columns in _slices(self.inputs, step_columns):
-            w = gw = ()
-            if self.wanted.value or self.wanted.slopes:
-                w = self._of_slots(self.edges.tile(columns))
+            used = self.wanted.value or self.wanted.slopes
+            w = self._of_slots(self.edges.tile(columns)) if used else ()
+            gw: Tensors = ()
             if self.wanted.edges:
                 size = self.edges.width, (columns.stop - columns.start) * self.edges.outputs
                 whole = self.form.arguments[0].new_zeros(size)
@@ -168,7 +168,7 @@ class _Sweep:
         p = self._room("p", s, rows, columns)
         torch.mm(self.g[rows], w[s].T, out=p.matrix)
         for order, part in zip(orders, point.contract(p, orders), strict=True):
-            self.slopes[self.slots[s].argument, order][rows, columns] += part
+            self.slopes[self.slots[s].argument, order][rows, columns].add_(part)
 
     def _room(self, kind: str, s: int, rows: slice, columns: slice) -> Planes:
         """Buffers of a slot, used again for tiles of the same size."""
