@@ -135,7 +135,7 @@ def gradients(
     else:
         edges = _edges(layer, weights)
         wanted = Wanted(asked.g, missing, learn)
-        g, found = sweep(layer.slots, form, edges, wanted, _numbers(layer, form))
+        g, found = sweep(layer.slots, form, edges, wanted, _scratch(layer, form))
         slopes.update(found)
         learned = edges.gradients() if learn else []
     gx: list[Tensor | None] = [None] * len(form.arguments)
@@ -149,15 +149,16 @@ def gradients(
     return Gradients(gx, {key: slopes[key] for key in asked.factors}, g, picked)
 
 
-def _numbers(layer: Described, form: Form) -> int:
-    return layer.scratch // form.arguments[0].element_size()
+def _scratch(layer: Described, form: Form) -> int:
+    """Numbers: at least as many as one input has, of which these derivatives keep several alive."""
+    x = form.arguments[0]
+    return max(layer.scratch // x.element_size(), x.numel())
 
 
 def _edges(layer: Described, weights: Weights) -> Edges:
     if weights.given:
         return Given(present(weights.tensors)[0].detach())
-    numbers = layer.scratch // 4
-    return Generated(weights.tensors, layer.input_major, layer.activation, numbers)
+    return Generated(weights.tensors, layer.input_major, layer.activation, layer.scratch // 16)
 
 
 @dataclass(frozen=True)
@@ -226,7 +227,7 @@ class _Value(torch.autograd.Function):
         form, weights = _Value.parts(call, tensors, None)
         wanted = Wanted(value=True)
         edges = _edges(call.layer, weights)
-        y, _ = sweep(call.layer.slots, form, edges, wanted, _numbers(call.layer, form))
+        y, _ = sweep(call.layer.slots, form, edges, wanted, _scratch(call.layer, form))
         assert y is not None
         return y
 
@@ -260,7 +261,7 @@ class _Slopes(torch.autograd.Function):
         form, weights = Form(present(tensors[:n]), {}, tensors[n]), call.weights(tensors[n + 1 :])
         wanted = Wanted(slopes=call.keys)
         edges = _edges(call.layer, weights)
-        _, found = sweep(call.layer.slots, form, edges, wanted, _numbers(call.layer, form))
+        _, found = sweep(call.layer.slots, form, edges, wanted, _scratch(call.layer, form))
         ctx.call = call
         results = tuple(found[key] for key in call.keys)
         ctx.save_for_backward(*tensors, *results)
@@ -294,7 +295,7 @@ class _Weights(torch.autograd.Function):
         shape = width, form.arguments[0].shape[1], form.g.shape[1]
         edges = Given(form.g.new_zeros(()).expand(shape))
         wanted = Wanted(edges=True)
-        sweep(call.layer.slots, form, edges, wanted, _numbers(call.layer, form))
+        sweep(call.layer.slots, form, edges, wanted, _scratch(call.layer, form))
         (gw,) = edges.gradients()
         return form.g.new_zeros(shape) if gw is None else gw
 
