@@ -52,7 +52,7 @@ class Given(Edges):
 
     def tile(self, columns: slice) -> Tensor:
         """See :class:`Edges`."""
-        return self.w[:, columns].reshape(self.width, -1)
+        return self.w[:, columns].contiguous().view(self.width, -1)
 
     def pull(self, columns: slice, gw: Tensor) -> None:
         """See :class:`Edges`."""
