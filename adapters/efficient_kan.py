@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from kanmeta.adapter import Adapter, Slot
-from kanmeta.basis import Basis, Branch, Evaluate, elementwise, splines
+from kanmeta.basis import Basis, Branch, Known, elementwise, splines
 
 
 def _uniform_extended_grid(layer: nn.Module, sizes: Mapping[str, int]) -> str | None:
@@ -23,11 +23,11 @@ def _uniform_extended_grid(layer: nn.Module, sizes: Mapping[str, int]) -> str | 
     return None
 
 
-def _base(layer: nn.Module) -> Evaluate:
+def _base(layer: nn.Module) -> Known:
     return elementwise(layer.base_activation)  # type: ignore[arg-type]
 
 
-def _splines(layer: nn.Module) -> Evaluate:
+def _splines(layer: nn.Module) -> Known:
     return splines(layer.get_buffer("grid"), int(layer.spline_order))  # type: ignore[arg-type]
 
 

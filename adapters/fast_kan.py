@@ -10,14 +10,14 @@ The coefficients lie in two child modules; the base branch's bias is per output 
 from torch import Tensor, nn
 
 from kanmeta.adapter import Adapter, Slot
-from kanmeta.basis import Basis, Branch, Evaluate, elementwise, gaussians
+from kanmeta.basis import Basis, Branch, Known, elementwise, gaussians
 
 
-def _base(layer: nn.Module) -> Evaluate:
+def _base(layer: nn.Module) -> Known:
     return elementwise(layer.base_activation)  # type: ignore[arg-type]
 
 
-def _gaussians(layer: nn.Module) -> Evaluate:
+def _gaussians(layer: nn.Module) -> Known:
     rbf = layer.get_submodule("rbf")
     return gaussians(rbf.grid, float(rbf.denominator))  # type: ignore[arg-type]
 

@@ -10,10 +10,41 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from kanmeta.functions import Evaluate, Pull, elementwise, gaussians
-from kanmeta.splines import splines
+from kanmeta import derivatives, functions
+from kanmeta.derivatives import Derivatives
+from kanmeta.functions import Evaluate
+from kanmeta.splines import splines as _splines
 
-__all__ = ["Basis", "Branch", "Evaluate", "Pull", "elementwise", "gaussians", "splines"]
+__all__ = ["Basis", "Branch", "Known", "elementwise", "gaussians", "splines"]
+
+
+@dataclass(frozen=True)
+class Known:
+    """Functions of a layer's inputs, as they were when it was made.
+
+    Attributes:
+        evaluate: values, and what pulls gradients back.
+        derivatives: of any order.
+    """
+
+    evaluate: Evaluate
+    derivatives: Derivatives
+
+
+def elementwise(function: Callable[[Tensor], Tensor]) -> Known:
+    """One function, ``function``, of every input: the base branch."""
+    return Known(functions.elementwise(function), derivatives.Elementwise(function))
+
+
+def gaussians(centres: Tensor, width: float) -> Known:
+    """exp(-((x - centre) / width)^2) for each of ``centres``, ``(K,)``."""
+    return Known(functions.gaussians(centres, width), derivatives.Gaussians(centres, width))
+
+
+def splines(grid: Tensor, order: int) -> Known:
+    """B-splines of degree ``order`` on the knots of each input, ``grid`` of shape ``(in, T)``."""
+    evaluate = _splines(grid, order)
+    return Known(evaluate, derivatives.Splines(evaluate.knots, order))
 
 
 def _unchanged(layer: nn.Module, x: Tensor) -> Tensor:
@@ -29,11 +60,11 @@ class Branch:
     """What the coefficients of one slot are multiplied with.
 
     Attributes:
-        functions: ``layer -> Evaluate``; None if the layer, with its options, computes others.
+        functions: ``layer -> Known``; None if the layer, with its options, computes others.
         argument: ``(layer, x (rows, in)) -> (rows, in)``: a norm before the functions.
     """
 
-    functions: Callable[[nn.Module], Evaluate | None]
+    functions: Callable[[nn.Module], Known | None]
     argument: Callable[[nn.Module, Tensor], Tensor] = _unchanged
 
 

@@ -16,6 +16,7 @@ from kanmeta.basis import Basis
 from kanmeta.passes import Functions
 from kanmeta.spec import LayerSpec
 from kanmeta.stream import Sources
+from kanmeta.sweep import Slot
 
 __all__ = ["TOLERANCES", "agree", "compute", "fits", "state"]
 
@@ -63,13 +64,18 @@ def compute(
     """Run the layer; None if its basis is not one that its adapter knows."""
     assert isinstance(spec.basis, Basis)
     branches = [spec.basis.branches[slot.path] for slot in spec.slots]
-    each = [f for f in (branch.functions(layer) for branch in branches) if f is not None]
-    if len(each) != len(branches):
+    known = [f for f in (branch.functions(layer) for branch in branches) if f is not None]
+    if len(known) != len(branches):
         return None
     rows = x.reshape(-1, x.shape[-1])
     kinds = list(dict.fromkeys(branch.argument for branch in branches))
+    arguments = [kinds.index(b.argument) for b in branches]
     described = fused.Layer(
-        functions=Functions(each, spec.widths, [kinds.index(b.argument) for b in branches]),
+        functions=Functions([f.evaluate for f in known], spec.widths, arguments),
+        slots=[
+            Slot(f.derivatives, width, argument)
+            for f, width, argument in zip(known, spec.widths, arguments, strict=True)
+        ],
         input_major=spec.edge_axes == ("i", "o"),
         activation=activation,
         generate=generate,

@@ -3,39 +3,33 @@
 Alive between forward and backward: the inputs, and at most a byte an edge.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kanmeta import blocks
-from kanmeta.blocks import Cut, Tensors
+from kanmeta import blocks, closed
+from kanmeta.blocks import Tensors
+from kanmeta.closed import Described
 from kanmeta.passes import Functions, Pass, Wanted
 from kanmeta.stream import Sources
+from kanmeta.sweep import Form
 from kanmeta.tiles import Way, way_of
 
-__all__ = ["Layer", "apply", "plain"]
+__all__ = ["Layer", "apply"]
 
 
 @dataclass(frozen=True)
-class Layer:
+class Layer(Described):
     """What is known of a layer.
 
     Attributes:
         functions: the basis, of the tensors given to :func:`apply`.
-        input_major: the prompts are ``(in, out, dim_z)``, not ``(out, in, dim_z)``.
-        activation: of the meta-learner.
-        generate: sources -> coefficients ``(*edges, dim_w)``, differentiable.
-        scratch: bytes.
     """
 
     functions: Functions
-    input_major: bool
-    activation: str
-    generate: Callable[[Sources], Tensor]
-    scratch: int
 
 
 def apply(layer: Layer, arguments: Tensors, sources: Sources) -> Tensor:
@@ -46,20 +40,11 @@ def apply(layer: Layer, arguments: Tensors, sources: Sources) -> Tensor:
         arguments: inputs of the functions, each ``(N, in)``.
         sources: z, W1, b1, W2, b2; see :meth:`kanmeta.execution.Binding.sources`.
     """
+    if torch.is_grad_enabled():
+        sources = closed.marked(sources)
     y = _Fused.apply(layer, len(arguments), *arguments, *sources)
     assert isinstance(y, Tensor)
     return y
-
-
-def plain(layer: Layer, arguments: Tensors, w: Tensor) -> Tensor:
-    """The same by operations that autograd differentiates any number of times."""
-    every = slice(0, arguments[0].shape[1])
-    values = [
-        evaluate(arguments[i], every)[0]
-        for evaluate, i in zip(layer.functions.each, layer.functions.arguments, strict=True)
-    ]
-    edges = "io" if layer.input_major else "oi"
-    return torch.einsum(f"nki,{edges}k->no", torch.cat(values, 1), w)
 
 
 def _pass(
@@ -89,9 +74,14 @@ class _Fused(torch.autograd.Function):
         layer, number, wanted = ctx.layer, ctx.number, ctx.needs_input_grad[2:]
         saved = ctx.saved_tensors  # to be read once: checkpointing makes them anew
         arguments, sources = blocks.present(saved[:number]), saved[number:]
-        each = layer, arguments, sources, gy, wanted[:number], wanted[number:]
-        found = _differentiable(*each) if torch.is_grad_enabled() else _fast(*each, ctx.notes)
-        return (None, None, *found)
+        learned = closed.wanted_sources(sources, wanted[number:])
+        if torch.is_grad_enabled():  # for derivatives of the derivative
+            form = Form(arguments, {(j, 0): None for j in range(number)}, gy)
+            asked = closed.Asked(wanted[:number], learned)
+            found = closed.gradients(layer, form, closed.Weights(sources), asked)
+            return (None, None, *found.arguments, *found.weights)
+        each = layer, arguments, sources, gy, wanted[:number], learned
+        return (None, None, *_fast(*each, ctx.notes))
 
 
 def _matrices(sources: Sources) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
@@ -132,31 +122,3 @@ def _fast(
     )
     rest = [next(found) if s is not None and s.requires_grad else None for s in leaves[1:]]
     return [*gx, gz if learned[0] else None, *rest]
-
-
-def _differentiable(
-    layer: Layer,
-    arguments: Tensors,
-    sources: Sources,
-    gy: Tensor,
-    wanted: Sequence[bool],
-    learned: Sequence[bool],
-) -> list[Tensor | None]:
-    """The same with a graph, for derivatives of the derivative: in blocks of rows."""
-
-    def function(rows: Tensors, shared: Tensors) -> tuple[Tensors, Tensors]:
-        return (plain(layer, rows, shared[0]),), ()
-
-    w = layer.generate(sources)
-    numbers = sum(a.shape[1] for a in arguments) * 10 * max(layer.functions.widths)
-    step = max(1, layer.scratch // (numbers * w.element_size()))
-    found = blocks.pull_back(
-        function, Cut(0, step), (arguments, (w,)), ((gy,), ()), (wanted, (any(learned),))
-    )
-    rest: list[Tensor | None] = [None] * len(sources)
-    gw = found[-1]
-    if gw is not None:
-        targets = [s for s, g in zip(sources, learned, strict=True) if g and s is not None]
-        pulled = iter(torch.autograd.grad(w, targets, gw, create_graph=True))
-        rest = [next(pulled) if g else None for g in learned]
-    return [*found[:-1], *rest]

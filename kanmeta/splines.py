@@ -12,24 +12,24 @@ evenly spaced, cubic  (a^3 - 4 b^3) / 6, a = (2 - |u|)+, b = (1 - |u|)+,  not 0,
 import torch
 from torch import Tensor
 
-from kanmeta.functions import Evaluate, Pull, no_pull
+from kanmeta.functions import Pull, no_pull
 from kanmeta.scratch import Scratch
 
-__all__ = ["splines"]
+__all__ = ["spacing_of", "splines"]
 
 _DENSE = 32  # knots; with more, scattering few values is cheaper than computing all
 
 
-def splines(grid: Tensor, order: int) -> Evaluate:
+def splines(grid: Tensor, order: int) -> "_Recursion | _Uniform | _Sparse":
     """B-splines of degree ``order`` on the knots of each input, ``grid`` of shape ``(in, T)``."""
     knots = grid.detach().clone().T.contiguous()  # a copy, because grid updates are in place
-    spacing = _spacing(knots) if order == 3 else None
+    spacing = spacing_of(knots) if order == 3 else None
     if knots.shape[0] > _DENSE:
         return _Sparse(knots, order, spacing)
     return _Recursion(knots, order) if spacing is None else _Uniform(knots, spacing)
 
 
-def _spacing(knots: Tensor) -> float | None:
+def spacing_of(knots: Tensor) -> float | None:
     """Distance of knots, ``(T, in)``, if it is one and the same up to rounding; else None."""
     first, last = knots[0, :1].double(), knots[-1, :1].double()
     even = torch.linspace(0, 1, len(knots), dtype=torch.float64, device=knots.device)
