@@ -10,8 +10,9 @@ between its n inner channels only: its base branch joins other channels and stay
 from torch import Tensor, nn
 
 from kanmeta.adapter import Adapter, Slot
-from kanmeta.basis import Evaluate, elementwise, gaussians, splines
 from kanmeta.conv_basis import ConvBranch, Convolution, Formula
+from kanmeta.functions import Evaluate, elementwise, gaussians
+from kanmeta.splines import splines
 
 BASE = Slot("base_conv.{g}.weight", "o i ...")
 CHOSEN = ("layer_norm.*", "base_activation.*")
