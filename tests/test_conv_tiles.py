@@ -9,10 +9,10 @@ from torch.utils.checkpoint import checkpoint
 
 import kanmeta
 from kanmeta import conv_cut
+from kanmeta.cli.peak import LiveTensors
 from kanmeta.conv_cut import Geometry, Problem
 from kanmeta.surgery import bindings
 from recipes.reference import conv_fast_kan, conv_kan
-from recipes.tracking import _Counter
 from tests.test_execution import assert_same, derivatives, trained
 
 pytestmark = pytest.mark.filterwarnings("ignore::kanmeta.errors.LargerModelWarning")
@@ -240,7 +240,7 @@ def test_only_inputs_live_between_forward_and_backward(family: str) -> None:
         """In sizes of the input."""
         kanmeta.set_execution(model, mode, budget=20_000)
         leaf = x.detach().requires_grad_()
-        with _Counter() as counter:
+        with LiveTensors() as counter:
             y = model(leaf)
         outputs = 2 if family == "splines" else 1  # before PReLU and after
         return (counter.live - y.nbytes * outputs) / x.nbytes
