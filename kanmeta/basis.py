@@ -8,11 +8,14 @@ does compute what its adapter says is checked on the layer itself.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kanmeta import derivatives, functions
 from kanmeta.derivatives import Derivatives
+from kanmeta.families import GAUSSIAN, SILU, SPLINE, Family
 from kanmeta.functions import Evaluate
+from kanmeta.splines import spacing_of
 from kanmeta.splines import splines as _splines
 
 __all__ = ["Basis", "Branch", "Known", "elementwise", "gaussians", "splines"]
@@ -25,26 +28,44 @@ class Known:
     Attributes:
         evaluate: values, and what pulls gradients back.
         derivatives: of any order.
+        family: their formula, if the kernels of a GPU have it.
     """
 
     evaluate: Evaluate
     derivatives: Derivatives
+    family: Family | None
 
 
 def elementwise(function: Callable[[Tensor], Tensor]) -> Known:
     """One function, ``function``, of every input: the base branch."""
-    return Known(functions.elementwise(function), derivatives.Elementwise(function))
+    silu = function is F.silu or type(function) is nn.SiLU
+    return Known(
+        functions.elementwise(function),
+        derivatives.Elementwise(function),
+        Family(SILU) if silu else None,
+    )
 
 
 def gaussians(centres: Tensor, width: float) -> Known:
     """exp(-((x - centre) / width)^2) for each of ``centres``, ``(K,)``."""
-    return Known(functions.gaussians(centres, width), derivatives.Gaussians(centres, width))
+    spacing = spacing_of(centres[:, None])
+    return Known(
+        functions.gaussians(centres, width),
+        derivatives.Gaussians(centres, width),
+        Family(GAUSSIAN, len(centres), float(centres[0]), spacing, width) if spacing else None,
+    )
 
 
 def splines(grid: Tensor, order: int) -> Known:
     """B-splines of degree ``order`` on the knots of each input, ``grid`` of shape ``(in, T)``."""
     evaluate = _splines(grid, order)
-    return Known(evaluate, derivatives.Splines(evaluate.knots, order))
+    return Known(
+        evaluate,
+        derivatives.Splines(evaluate.knots, order),
+        Family(SPLINE, len(evaluate.knots) - 4, float(evaluate.knots[2, 0]), evaluate.spacing)
+        if evaluate.spacing is not None
+        else None,
+    )
 
 
 def _unchanged(layer: nn.Module, x: Tensor) -> Tensor:

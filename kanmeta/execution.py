@@ -107,7 +107,8 @@ class Binding:
         if self.budget is not None:
             return self.budget
         size = 0 if x is None else x.numel() * x.element_size()
-        return policy.default_budget(self.spec.edges, self.spec.dim_w, size)
+        on_gpu = self.prompts.device.type != "cpu"
+        return policy.default_budget(self.spec.edges, self.spec.dim_w, size, on_gpu)
 
     @property
     def allowed(self) -> int:

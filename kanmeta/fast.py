@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from kanmeta import fused
-from kanmeta.basis import Basis
+from kanmeta.basis import Basis, Known
+from kanmeta.families import Family
 from kanmeta.passes import Functions
 from kanmeta.spec import LayerSpec
 from kanmeta.stream import Sources
@@ -76,6 +77,7 @@ def compute(
             Slot(f.derivatives, width, argument)
             for f, width, argument in zip(known, spec.widths, arguments, strict=True)
         ],
+        families=_families(known),
         input_major=spec.edge_axes == ("i", "o"),
         activation=activation,
         generate=generate,
@@ -83,6 +85,12 @@ def compute(
     )
     y = fused.apply(described, tuple(kind(layer, rows) for kind in kinds), sources)
     return spec.basis.finish(layer, y).view(*x.shape[:-1], y.shape[-1])
+
+
+def _families(known: Sequence[Known]) -> list[Family] | None:
+    """Formulas of all branches, or None."""
+    found = [f.family for f in known if f.family is not None]
+    return found if len(found) == len(known) else None
 
 
 def agree(

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kanmeta import blocks, closed
+from kanmeta import blocks, closed, gpu
 from kanmeta.blocks import Tensors
 from kanmeta.closed import Described
+from kanmeta.families import Family
 from kanmeta.passes import Functions, Pass, Wanted
 from kanmeta.stream import Sources
 from kanmeta.sweep import Form
@@ -27,9 +28,11 @@ class Layer(Described):
 
     Attributes:
         functions: the basis, of the tensors given to :func:`apply`.
+        families: their formulas, for the kernels of a GPU; None: these do not have all of them.
     """
 
     functions: Functions
+    families: Sequence[Family] | None
 
 
 def apply(layer: Layer, arguments: Tensors, sources: Sources) -> Tensor:
@@ -63,6 +66,9 @@ class _Fused(torch.autograd.Function):
         ctx.layer, ctx.number = layer, number
         ctx.save_for_backward(*tensors)
         arguments, sources = blocks.present(tensors[:number]), tensors[number:]
+        kernels = _kernels(layer, arguments)
+        if kernels is not None:
+            return kernels.forward(arguments, sources)
         way = way_of(_matrices(sources), layer.activation)
         y, ctx.notes = _pass(layer, arguments, sources, way, None).forward(
             any(ctx.needs_input_grad)
@@ -80,8 +86,23 @@ class _Fused(torch.autograd.Function):
             asked = closed.Asked(wanted[:number], learned)
             found = closed.gradients(layer, form, closed.Weights(sources), asked)
             return (None, None, *found.arguments, *found.weights)
+        kernels = _kernels(layer, arguments)
+        if kernels is not None:
+            return (
+                None,
+                None,
+                *kernels.backward(arguments, sources, gy, wanted[:number], learned),
+            )
         each = layer, arguments, sources, gy, wanted[:number], learned
         return (None, None, *_fast(*each, ctx.notes))
+
+
+def _kernels(layer: Layer, arguments: Tensors) -> gpu.Kernels | None:
+    """What runs the layer on a GPU; None where that is not possible."""
+    if layer.families is None or not all(gpu.usable(a) for a in arguments):
+        return None
+    at = layer.functions.arguments
+    return gpu.Kernels(layer.families, at, layer.input_major, layer.generate, layer.scratch)
 
 
 def _matrices(sources: Sources) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:

@@ -34,6 +34,7 @@ EXECUTIONS = ("auto", "materialize", "regenerate", "stream")
 
 _LARGEST, _ENOUGH, _SMALLEST = 4_000_000, 1_300_000, 400_000  # bytes
 _LARGEST_CONVOLUTION = 16_000_000
+_ON_GPU = 64_000_000
 
 
 def check(execution: str) -> None:
@@ -53,14 +54,18 @@ def check_layers(execution: str, layers: Mapping[str, LayerSpec]) -> None:
         )
 
 
-def default_budget(edges: int, dim_w: int, input_bytes: int = 0) -> int:
+def default_budget(edges: int, dim_w: int, input_bytes: int = 0, on_gpu: bool = False) -> int:
     """Bytes of scratch of a layer.
 
     A little more than its prompts take with gradients and Adam's state, 16 bytes an edge of one
     float32 number, up to 1.3 MB, with which calls cost little beside the work in them. More for
     fine grids, whose tiles are larger, for millions of edges and for large batches, beside which
-    it is nothing. At most 4 MB, beyond which blocks leave the caches; at least 0.4 MB.
+    it is nothing. At most 4 MB, beyond which blocks leave the caches; at least 0.4 MB. On a GPU
+    64 MB, because there a call costs more than the work on a small tile; tiles are never larger
+    than the layer.
     """
+    if on_gpu:
+        return _ON_GPU
     fine, batch = 3 * edges * dim_w // 8, input_bytes // 4
     return min(_LARGEST, max(_SMALLEST, fine, batch, min(_ENOUGH, 18 * edges)))
 

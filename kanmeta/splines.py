@@ -62,7 +62,7 @@ class _Recursion:
     """B_jd = (x - t_j) c_j + (t_{j+d+1} - x) c_{j+1}, where c_j = B_{j,d-1} / (t_{j+d} - t_j)."""
 
     def __init__(self, knots: Tensor, order: int) -> None:
-        self.knots, self.order = knots, order
+        self.knots, self.order, self.spacing = knots, order, None
         self.inverse = _inverse_spans(knots, order)
 
     def extra(self, slopes: bool) -> int:
@@ -103,7 +103,7 @@ class _Uniform:
     """Cubic B-splines on evenly spaced knots that all inputs share."""
 
     def __init__(self, knots: Tensor, spacing: float) -> None:
-        self.knots = knots
+        self.knots, self.spacing = knots, spacing
         self.centres = knots[2:-2, :1].contiguous()
         self.unit = 6 ** (-1 / 3)  # times a, so that a^3 / 6 is one power
         self.slope = self.unit / spacing

@@ -8,9 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import kanmeta
 from kanmeta.families import GAUSSIAN, SILU, SPLINE, Family
 from kanmeta.generate import from_matrices
 from kanmeta.gpu import Kernels
+from recipes.reference import efficient_kan, fast_kan
 
 pytest.importorskip("triton")
 
@@ -103,6 +105,32 @@ def test_layer_equals_autograd(kernels, input_major, scratch, frozen):
             torch.testing.assert_close(mine, next(expected), **CLOSE)
         else:
             assert mine is None
+
+
+@pytest.mark.parametrize("library", [efficient_kan.KAN, fast_kan.FastKAN])
+@pytest.mark.parametrize("budget", [None, 2_000])
+def test_streamed_models_run_by_the_kernels(kernels, monkeypatch, library, budget):
+    """As on a GPU, but in the interpreter; second derivatives go another way."""
+    calls = []
+    spied = kernels.add_outputs
+    monkeypatch.setattr(kernels, "add_outputs", lambda *a: calls.append(a[0]) or spied(*a))
+    monkeypatch.setattr("kanmeta.gpu.usable", lambda x: True)
+    found = []
+    for mode in ("materialize", "stream"):
+        torch.manual_seed(0)
+        model = kanmeta.convert(library([6, 5, 3]), dim_z=2, hidden=4)
+        kanmeta.set_execution(model, mode, budget=budget)
+        x = torch.randn(7, 6, requires_grad=True)
+        every = [x, *(p for p in model.parameters() if p.requires_grad)]
+        y = model(x)
+        first = torch.autograd.grad(y.sum(), every, create_graph=True)
+        second = torch.autograd.grad(first[0].square().sum(), every, materialize_grads=True)
+        leaf = x.detach().requires_grad_()
+        model(leaf).square().sum().backward()
+        found.append([y, *first, *second, leaf.grad, *(p.grad for p in every[1:])])
+    assert {SILU} < {family.kind for family in calls}
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
 
 
 COMPILE = """
