@@ -7,7 +7,6 @@ run the library's forward in blocks of rows and keep only its input (:mod:`kanme
 ``"auto"``: see :mod:`kanmeta.policy`.
 """
 
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -112,8 +111,13 @@ class Binding:
 
     @property
     def allowed(self) -> int:
-        """Bytes that ``"auto"`` leaves to autograd: all of them unless the user set a budget."""
-        return sys.maxsize if self.budget is None else self.budget
+        """Bytes that ``"auto"`` leaves to autograd."""
+        return policy.UNNOTICED if self.budget is None else self.budget
+
+    @property
+    def cautious(self) -> bool:
+        """Whether to save memory only where this is faster, too: the user asked for nothing."""
+        return self.execution == "auto" and self.budget is None
 
     @property
     def generated_bytes(self) -> int:
@@ -308,6 +312,8 @@ def run(
         described = alone and not kwargs and binding.is_described(args)
         if described and binding.knows_basis(forward, args[0]):
             return binding.fused(args[0], sources)
+        if binding.cautious:
+            return binding.whole(forward, args, kwargs, keep=True)
         if cut is not None and binding.treats_rows_alone(unbound, args, kwargs, cut.axis):
             return stream.run(binding.layer, unbound, args, kwargs, cut, sources, binding.tensors)
     return binding.whole(forward, args, kwargs, keep=mode == "materialize")
@@ -316,11 +322,10 @@ def run(
 def _mode(binding: Binding, args: tuple[Any, ...]) -> tuple[str, Cut | None]:
     """Mode of this call, and how its input is cut if it is streamed."""
     spec, x, execution = binding.spec, args[0] if args else None, binding.execution
-    unlimited = execution == "auto" and binding.budget is None
-    if execution == "materialize" or unlimited or _traced():
+    if execution == "materialize" or _traced():
         return "materialize", None
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.device.type == "meta":
-        return "regenerate", None
+        return "materialize" if binding.cautious else "regenerate", None
     budget = binding.scratch
     cut = None
     if execution != "regenerate" and rows_are_mixed(binding.layer, spec) is None:
@@ -332,7 +337,8 @@ def _mode(binding: Binding, args: tuple[Any, ...]) -> tuple[str, Cut | None]:
         intermediate=stream.row_bytes(spec, x),
         allowed=binding.allowed,
     )
-    return policy.choose(execution, facts), cut
+    mode = policy.choose(execution, facts)
+    return "materialize" if binding.cautious and mode == "regenerate" else mode, cut
 
 
 def _versions(tensors: Mapping[str, Tensor]) -> list[int]:

@@ -22,6 +22,7 @@ from kanmeta.spec import LayerSpec
 
 __all__ = [
     "EXECUTIONS",
+    "UNNOTICED",
     "Facts",
     "check",
     "check_layers",
@@ -29,6 +30,9 @@ __all__ = [
     "convolution_budget",
     "default_budget",
 ]
+
+UNNOTICED = 64_000_000
+"""Bytes that a layer may keep under ``"auto"`` if the user set no budget."""
 
 EXECUTIONS = ("auto", "materialize", "regenerate", "stream")
 
@@ -92,7 +96,8 @@ class Facts:
             independently.
         generated: bytes of (edges, hidden) and coefficients.
         intermediate: bytes that the library's forward keeps, roughly.
-        allowed: bytes that a layer may keep under ``"auto"``: the budget that the user set.
+        allowed: bytes that a layer may keep under ``"auto"``: the budget that the user set, or
+            :data:`UNNOTICED`.
     """
 
     streams: bool

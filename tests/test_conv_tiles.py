@@ -13,7 +13,7 @@ from kanmeta.cli.peak import LiveTensors
 from kanmeta.conv_cut import Geometry, Problem
 from kanmeta.surgery import bindings
 from recipes.reference import conv_fast_kan, conv_kan
-from tests.test_execution import assert_same, derivatives, trained
+from tests.execution_help import assert_same, derivatives, trained
 
 pytestmark = pytest.mark.filterwarnings("ignore::kanmeta.errors.LargerModelWarning")
 

@@ -61,3 +61,17 @@ def test_auto_streams_large_layers_and_materializes_small_ones() -> None:
     y = small(x[:4, :3])
     kanmeta.set_execution(small, "auto", budget=4 << 20)
     assert type(small(x[:4, :3]).grad_fn) is type(y.grad_fn)
+
+
+def test_auto_without_a_budget_streams_what_is_large_and_faster_so() -> None:
+    def fused(model: nn.Module, x: Tensor) -> bool:
+        layer = next(b.layer for _, b in bindings(model))
+        node = layer(x).grad_fn
+        return any("Fused" in n.name() for n in (node, *(n for n, _ in node.next_functions)))
+
+    model, x = kanmeta.convert(kan(64, 64), hidden=16), torch.randn(4, 64)
+    assert not fused(model, x)
+    assert fused(model, x.repeat(2000, 1))
+    # Nobody asked for less memory: a layer whose basis is not known stays as it is.
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not fused(model, x.repeat(2000, 1))

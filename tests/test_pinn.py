@@ -12,7 +12,7 @@ from kanmeta import closed, edges
 from kanmeta.surgery import bindings
 from recipes.reference import efficient_kan, fast_kan
 from recipes.tracking import peak_bytes
-from tests.test_execution import assert_same, trained
+from tests.execution_help import assert_same, trained
 
 pytestmark = pytest.mark.filterwarnings("ignore::kanmeta.errors.LargerModelWarning")
 
