@@ -76,7 +76,7 @@ def convert(
     include: Filter | None = None,
     exclude: Filter | None = None,
     example_inputs: Sequence[object] | None = None,
-    distill: bool | Tensor | Iterable[Any] | None = None,
+    distill: bool | Tensor | Iterable[Any] | str | None = None,
     generator: torch.Generator | None = None,
 ) -> nn.Module:
     """Turn the KAN layers of ``model`` into MetaKAN layers, in place.
@@ -108,10 +108,11 @@ def convert(
         exclude: likewise, convert all but these.
         example_inputs: positional arguments of ``model.forward``. Only needed to tell the order of
             layers where the model cannot be traced.
-        distill: keep what the layers have learnt: True, from their coefficients alone, or inputs
-            without labels, much better: a tensor, a tuple of them or an iterable of batches. See
-            :func:`kanmeta.distill`, which takes more arguments and returns a report; here it is
-            logged. An interruption leaves the model converted, the best state so far in it.
+        distill: keep what the layers have learnt: True, from their coefficients alone; "normal",
+            from what these do at standard normal inputs; or inputs without labels, much better: a
+            tensor, a tuple of them or an iterable of batches. See :func:`kanmeta.distill`, which
+            takes more arguments and returns a report; here it is logged. An interruption leaves
+            the model converted, the best state so far in it.
         generator: CPU generator for the first values; default: torch's global one.
 
     Returns:

@@ -28,7 +28,7 @@ def distill(
     student: nn.Module,
     teacher: nn.Module,
     *,
-    data: Tensor | Iterable[Any] | None = None,
+    data: Tensor | Iterable[Any] | str | None = None,
     loss: str | Loss | None = None,
     from_student: bool = False,
     prompt_bits: int | None = None,
@@ -53,6 +53,8 @@ def distill(
         data: inputs, no labels: a tensor, a tuple of tensors (the model's positional arguments), or
             an iterable of batches such as a ``DataLoader``, whose items are a tensor or start with
             one. A tenth of it, 8 batches at most, is held out to choose the best state and to stop.
+            None: coefficients alone. ``"normal"``: no data either, but coefficients are compared by
+            what they do at standard normal inputs of each layer.
         loss: of the outputs: ``"kl"``, ``"mse"``, or a function (student's, teacher's output) ->
             number. Default: KL divergence where the model gives a matrix ``(N, C)`` with C >= 2,
             which are taken for class scores, else mean squared error.
@@ -79,6 +81,9 @@ def distill(
     """
     begin = time.perf_counter()
     layers = complete_layers(student)
+    standard = isinstance(data, str) and data == "normal"
+    if standard:
+        data = None
     if (from_student or prompt_bits is not None) and data is None:
         raise PlanError("from_student and prompt_bits ask for stages that need data: pass data=")
     if prompt_bits is not None and prompt_bits not in BITS:
@@ -91,7 +96,7 @@ def distill(
             device = next(iter(layers.values())).prompts.device
             batches = Batches(data, batch_size, device, generator)
         with put_back_on_failure(student):
-            work = Work(student, plain, layers, batches, generator)
+            work = Work(student, plain, layers, batches, standard, generator)
             total = 0 if from_student else fit_steps * len(work.clusters)
             total += 0 if data is None else layer_steps + steps * (1 + (prompt_bits is not None))
             with _bar(total, progress) as tick:

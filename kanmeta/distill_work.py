@@ -10,7 +10,7 @@ from kanmeta import code_stage, matching
 from kanmeta.distill_data import Batches
 from kanmeta.distill_report import DistillReport, LayerReport, Stage
 from kanmeta.execution import Binding
-from kanmeta.layer_metric import first_tensor, gram, watching
+from kanmeta.layer_metric import Call, first_tensor, gram, standard_call, watching
 from kanmeta.linear_code import pca_floor
 from kanmeta.matching import Loss
 from kanmeta.transfer import copy_plain, learnt, put_back
@@ -28,6 +28,7 @@ class Work:
         teacher: an unconverted one of its architecture.
         layers: the student's converted ones.
         batches: inputs, or None.
+        standard: without inputs: whether to assume that every layer's are standard normal.
         generator: of samples.
     """
 
@@ -37,9 +38,11 @@ class Work:
         teacher: nn.Module,
         layers: Mapping[str, Binding],
         batches: Batches | None,
+        standard: bool,
         generator: torch.Generator | None,
     ) -> None:
         """See the class."""
+        self.standard = standard
         self.student, self.teacher, self.layers = student, teacher, layers
         self.batches, self.generator = batches, generator
         self.targets = {
@@ -67,7 +70,7 @@ class Work:
         copy_plain(self.student, self.teacher, self.layers)
         for (bindings, *_), coded in zip(arguments, linear, strict=True):
             code_stage.write(bindings, coded)
-        if self.batches is None:
+        if self.batches is None and not self.standard:
             metric = "of the coefficients"
         else:
             metric = f"in the metric of the basis in {len(metrics)} of {len(self.layers)} layers"
@@ -128,20 +131,30 @@ class Work:
 
     @torch.no_grad()
     def _metrics(self) -> dict[str, Tensor]:
-        """With data, the Gram matrix of each layer that is linear in its coefficients."""
-        if self.batches is None:
-            return {}
+        """With inputs, the Gram matrix of each layer that is linear in its coefficients."""
         found = {}
-        with watching(self.teacher, list(self.layers)) as calls:
-            for batch in self.batches.held_out[:_METRIC_CALLS]:
-                self.teacher(*batch)
-            made = {name: list(c) for name, c in calls.items()}
+        made = self._calls()
         for name, binding in self.layers.items():
             layer = self.teacher.get_submodule(name)
-            matrix = gram(layer, binding.spec, made[name], self.generator) if made[name] else None
+            matrix = gram(layer, binding.spec, made[name], self.generator) if name in made else None
             if matrix is not None:
                 found[name] = matrix
         return found
+
+    def _calls(self) -> dict[str, list[Call]]:
+        """Calls to measure on, of the layers that have any."""
+        if self.batches is not None:
+            with watching(self.teacher, list(self.layers)) as calls:
+                for batch in self.batches.held_out[:_METRIC_CALLS]:
+                    self.teacher(*batch)
+                return {name: list(made) for name, made in calls.items() if made}
+        if not self.standard:
+            return {}
+        found = {
+            name: standard_call(self.teacher.get_submodule(name), b.spec, self.generator)
+            for name, b in self.layers.items()
+        }
+        return {name: [call] for name, call in found.items() if call is not None}
 
     def _errors(self) -> dict[str, float]:
         return {n: code_stage.layer_error(b, self.targets[n]) for n, b in self.layers.items()}

@@ -3,6 +3,7 @@
 No basis is implemented again: the library's own forward runs with coefficients of our choosing.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
@@ -13,7 +14,11 @@ from torch.func import functional_call
 
 from kanmeta.spec import LayerSpec
 
-__all__ = ["Call", "first_tensor", "gram", "watching"]
+__all__ = ["Call", "first_tensor", "gram", "standard_call", "watching"]
+
+_log = logging.getLogger(__name__)
+
+_ROWS = 256  # of standard normal inputs
 
 
 class Call(NamedTuple):
@@ -50,6 +55,28 @@ def watching(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, list[
             handle = model.get_submodule(name).register_forward_hook(hook(name), with_kwargs=True)
             stack.callback(handle.remove)
         yield calls
+
+
+@torch.no_grad()
+def standard_call(
+    layer: nn.Module, spec: LayerSpec, generator: torch.Generator | None
+) -> Call | None:
+    """Call the layer with standard normal inputs: what most networks are made to expect.
+
+    ``(256, i)`` for a linear layer; images of twice the kernel's size for a convolution.
+
+    Returns:
+        None where the layer does not take them.
+    """
+    channels = spec.sizes["i"] * spec.sizes.get("g", 1)
+    images = [2 * size for size in spec.kernel]
+    x = torch.randn(_ROWS, channels, *images, generator=generator)
+    x = x.to(next(iter(layer.parameters())))
+    try:
+        return Call((x,), {}, first_tensor(layer(x)))
+    except Exception as error:  # a forward of anybody's
+        _log.info("%s takes no standard normal inputs: %s", spec.class_name, error)
+        return None
 
 
 @torch.no_grad()

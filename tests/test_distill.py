@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import kanmeta
 from kanmeta import code_fit, errors, matching
+from kanmeta.layer_metric import standard_call
 from kanmeta.linear_code import linear_code, pca_floor, squared_error
 from recipes.reference.fast_kan import FastKAN
 from tests.cases import CASES, EXAMPLE, Case, case, kan, same_state
@@ -195,6 +196,47 @@ def test_each_stage_helps_and_is_reported() -> None:
     for word in ("layers.0", "PCA floor", "outputs (mse)", "relative error"):
         assert word in text
     assert json.loads(json.dumps(report.as_dict()))["layers"][0]["edges"] == 96
+
+
+@pytest.mark.parametrize("name", ["pykan", "private-conv-tap"])
+def test_standard_normal_inputs_stand_in_for_data(name: str) -> None:
+    """Smaller function errors than coefficients alone give, where inputs are standard normal."""
+    c = case(name)
+    teacher = c.model(torch.float32)
+    errors_at = {}
+    for data in (None, "normal"):
+        student = c.convert(c.model(torch.float32), dim_z=2, hidden=8)
+        generator = torch.Generator().manual_seed(0)
+        report = kanmeta.distill(
+            student, teacher, data=data, fit_steps=0, generator=generator, progress=False
+        )
+        layers = kanmeta.access.complete_layers(student)
+        total = 0.0
+        for layer_name, binding in layers.items():
+            layer = teacher.get_submodule(layer_name)
+            call = standard_call(layer, binding.spec, torch.Generator().manual_seed(1))
+            assert call is not None
+            with torch.no_grad():
+                total += float(matching.relative_error(binding.layer, call))
+        errors_at[data] = total
+        note = report.stages[0].note
+        assert note == ("of the coefficients" if data is None else note)
+        assert report.loss is None
+    assert f"{len(layers)} of {len(layers)} layers" in note
+    assert errors_at["normal"] < 0.95 * errors_at[None]
+
+
+def test_layers_without_standard_inputs_fall_back_to_their_coefficients() -> None:
+    """A layer that refuses a matrix, as one behind a wrapper of the user's may."""
+    teacher, _ = trained()
+    student = kanmeta.convert(kan(8, 12, 3), dim_z=2, hidden=8, clusters="layer")
+    teacher.layers[1].register_forward_pre_hook(_refuse)
+    report = kanmeta.distill(student, teacher, data="normal", **FAST)
+    assert "1 of 2 layers" in report.stages[0].note
+
+
+def _refuse(layer: nn.Module, args: object) -> None:
+    raise RuntimeError("not these")
 
 
 def test_data_can_be_tensors_batches_or_a_loader() -> None:

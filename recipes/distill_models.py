@@ -1,0 +1,131 @@
+"""Teachers, students and files of :mod:`recipes.distill_images`."""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import kanmeta
+from recipes.images_fc import KAN, METAKAN
+from recipes.images_run import BASES, CLASSES, INPUTS, optimizer
+from recipes.training import Pixels, accuracy, fit
+
+__all__ = ["WIDTHS", "build", "distilled", "from_scratch", "stored", "teacher"]
+
+WIDTHS = (INPUTS, 32, CLASSES)
+EPOCHS = 20  # of teachers and of models trained from scratch, as in images_fc
+UNLABELLED = 100 * 128  # images
+EPOCH_STEPS = 469  # of 128 images
+# Width of the meta-learners of distilled models, one a layer: wide enough to bend, small in a file.
+HIDDEN = 16
+
+
+def build(options: dict[str, Any]) -> nn.Module:
+    """An unconverted model, with first values from torch's global generator."""
+    return BASES["kan"](list(WIDTHS), **options)
+
+
+def _trained(model: nn.Module, data: Pixels, settings: Any, seed: int) -> nn.Module:
+    fit(model, data, optimizer(model, settings), epochs=EPOCHS, batch=settings.batch, seed=seed)
+    return model
+
+
+def teacher(path: Path, data: Pixels, seed: int) -> nn.Module:
+    """The unconverted model in ``path``, which is trained and written first if there is none."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = build(dict(KAN.options))
+    if path.exists():
+        model.load_state_dict(load_file(path))
+    else:
+        _trained(model, data, KAN, seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(model.state_dict(), path)
+    return model
+
+
+def from_scratch(path: Path, data: Pixels, seed: int) -> nn.Module:
+    """The converted model of images_fc with the fewest hidden units, trained from scratch.
+
+    Without biases and with one number an edge, two hidden units do what 256 do.
+    """
+    settings = replace(METAKAN, convert={**(METAKAN.convert or {}), "hidden": 256})
+    model = build(dict(settings.options))
+    if path.exists():
+        kanmeta.load(model, path)
+    else:
+        generator = torch.Generator().manual_seed(seed)
+        kanmeta.convert(model, **(settings.convert or {}), generator=generator)
+        _trained(model, data, settings, seed)
+        kanmeta.save(model, path)
+    return two_units(model, kanmeta.convert(build(dict(settings.options)), hidden=2, bias=False))
+
+
+@torch.no_grad()
+def two_units(model: nn.Module, small: nn.Module) -> nn.Module:
+    """Give ``small``, converted with two hidden units, the function of ``model``, exactly."""
+    (wide,), (narrow,) = (kanmeta.meta_learners(m).values() for m in (model, small))
+    w = wide.weight1
+    state = {n: t for n, t in model.state_dict().items() if "meta_learner" not in n}
+    small.load_state_dict(state, strict=False)
+    narrow.weight1.copy_(torch.tensor([[1.0], [-1.0]]))
+    narrow.weight2.copy_(wide.weight2 @ torch.cat([w.relu(), (-w).relu()], dim=1))
+    return small
+
+
+def stored(
+    model: nn.Module,
+    options: dict[str, Any],
+    data: Pixels,
+    images: Tensor | None,
+    bits: int,
+    to: Path,
+) -> dict[str, Any]:
+    """Bytes and accuracy of the file, before and, given images, after tuning the codebooks."""
+
+    def saved(student: nn.Module) -> tuple[int, float]:
+        # Not in half precision: an error of the meta-learner is common to all edges and adds up.
+        kanmeta.save(student, to, prompt_bits=bits)
+        fresh = kanmeta.load(build(options), to).to(data.labels.device)
+        return to.stat().st_size, accuracy(fresh, data)
+
+    size, reached = saved(model)
+    row = {"bits": bits, "bytes": size, "test_accuracy": reached}
+    if images is not None and bits in (4, 3, 2):
+        tuned = copy.deepcopy(model)
+        kanmeta.distill(
+            tuned,
+            model,
+            data=images,
+            from_student=True,
+            prompt_bits=bits,
+            steps=2 * EPOCH_STEPS,
+            generator=torch.Generator().manual_seed(bits),
+        )
+        row["tuned_bytes"], row["tuned_accuracy"] = saved(tuned)
+    return row
+
+
+def distilled(
+    source: nn.Module, data: Pixels, dim_z: int, what: str, seed: int
+) -> tuple[nn.Module, kanmeta.DistillReport]:
+    """A student with ``dim_z`` numbers an edge of the teacher ``source``."""
+    generator = torch.Generator().manual_seed(seed)
+    student = kanmeta.convert(
+        build(dict(KAN.options)), clusters="layer", dim_z=dim_z, hidden=HIDDEN, generator=generator
+    ).to(data.labels.device)
+    rows = torch.randperm(data.train, generator=generator)
+    arguments: dict[str, Any] = {}
+    if what == "100 batches":
+        arguments = {"data": data.inputs(rows[:UNLABELLED].to(data.labels.device))}
+    elif what == "normal":
+        arguments = {"data": "normal"}
+    elif what == "2 epochs":
+        arguments = {"data": data.inputs(rows.to(data.labels.device)), "layer_steps": 600}
+        arguments["steps"] = 2 * EPOCH_STEPS
+    report = kanmeta.distill(student, source, generator=generator, **arguments)
+    return student, report

@@ -1,0 +1,114 @@
+"""The result files of :mod:`recipes.distill_images` as tables and as a curve.
+
+python -m recipes.distill_table           # rewrites README.md and curve.png in results/distill
+python -m recipes.distill_table --check   # exit status 1 if README.md is not what they give
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from recipes.records import REPOSITORY
+from recipes.report import load
+
+__all__ = ["curve", "main", "refresh", "table"]
+
+# How far others shrink a trained KAN, (times smaller, points lost), as they say of their networks.
+OTHERS = {"MetaCluster": (80.0, 0.0), "SHARe-KAN": (9.3, 2.0)}
+CAVEAT = "crosses: what papers say of other networks and data, so no comparison"
+
+
+def table(found: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown tables of results: accuracy, then bytes."""
+    lines = [
+        "| data set, seed | model | numbers an edge | data | teacher, % | test accuracy, % |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {r['dataset']}, {r['seed']} | {r['kind']} | {r['dim_z']} | {r['data_used']} | "
+        f"{r['teacher']['test_accuracy']:.2f} | {r['test_accuracy']:.2f} |"
+        for r in found
+    ]
+    lines += [
+        "",
+        "| data set, seed | model | numbers an edge | data | bits | teacher's bytes | bytes "
+        "| smaller | test accuracy, % | tuned: bytes | tuned: accuracy, % |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for r in found:
+        for f in r["files"]:
+            before = r["teacher"]["bytes"]
+            tuned = (
+                f"{f['tuned_bytes']:,} | {f['tuned_accuracy']:.2f}" if "tuned_bytes" in f else "|"
+            )
+            lines.append(
+                f"| {r['dataset']}, {r['seed']} | {r['kind']} | {r['dim_z']} | {r['data_used']} | "
+                f"{f['bits']} | {before:,} | {f['bytes']:,} | {before / f['bytes']:.1f}x | "
+                f"{f['test_accuracy']:.2f} | {tuned} |"
+            )
+    return "\n".join([*lines, ""])
+
+
+def curve(found: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw points of accuracy lost against how many times smaller the file is, tuned where it was.
+
+    The loss is that from the better of the teacher and the model before rounding.
+    """
+    figure = Figure(figsize=(7.5, 5), layout="constrained")
+    axes = figure.subplots()
+    for result in found:
+        if not result["files"]:
+            continue
+        before = result["teacher"]["bytes"]
+        best = max(result["teacher"]["test_accuracy"], result["test_accuracy"])
+        points = sorted(
+            (
+                before / f.get("tuned_bytes", f["bytes"]),
+                best - f.get("tuned_accuracy", f["test_accuracy"]),
+            )
+            for f in result["files"]
+        )
+        label = f"dim_z={result['dim_z']}, {result['kind']}, {result['data_used']}"
+        axes.plot(
+            *zip(*points, strict=True), "o-", markersize=4, label=f"{label}, s{result['seed']}"
+        )
+    for name, point in OTHERS.items():
+        axes.plot(*point, "kx", markersize=8)
+        axes.annotate(name, point, textcoords="offset points", xytext=(6, 6))
+    axes.set(xscale="log", yscale="symlog", ylim=(-0.5, 80))
+    axes.set_xlabel("times smaller than the float32 file of the unconverted network")
+    axes.set_ylabel("points of test accuracy lost")
+    axes.set_title(CAVEAT, fontsize="small")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="x-small")
+    return figure
+
+
+def refresh(folder: Path) -> None:
+    """Rewrite the tables and the curve of the results in ``folder``."""
+    found = load(folder)
+    (folder / "README.md").write_text(table(found))
+    curve(found).savefig(folder / "curve.png", dpi=120, metadata={"Software": None})
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.distill_table",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--check", action="store_true", help="change nothing, only compare")
+    parser.add_argument("--results", type=Path, default=REPOSITORY / "results" / "distill")
+    args = parser.parse_args(argv)
+    if not args.check:
+        refresh(args.results)
+    elif (args.results / "README.md").read_text() != table(load(args.results)):
+        raise SystemExit(f"{args.results} is stale: run python -m recipes.distill_table")
+
+
+if __name__ == "__main__":
+    main()
