@@ -1,0 +1,70 @@
+"""The measured table of docs/choosing.md from the result files of :mod:`recipes.distill_images`.
+
+python -m recipes.choosing           # rewrites the table between the markers
+python -m recipes.choosing --check   # exit status 1 if it is not what the result files give
+"""
+
+import argparse
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recipes.records import REPOSITORY, read_json
+from recipes.report import replace_section
+
+__all__ = ["main", "table"]
+
+HEADER = ("model", "numbers an edge", "data", "bits", "bytes", "test accuracy, %", "runs")
+
+
+def table(results: Iterable[Mapping[str, Any]]) -> str:
+    """Bytes and accuracy of files, means over seeds; with codebooks trained where they were."""
+    teachers: list[Mapping[str, Any]] = []
+    files: dict[tuple[str, int, str, int], list[tuple[int, float]]] = defaultdict(list)
+    for result in results:
+        teachers.append(result["teacher"])
+        for file in result["files"]:
+            key = (result["kind"], result["dim_z"], result["data_used"], -file["bits"])
+            tuned = "tuned_bytes" in file
+            size = file["tuned_bytes" if tuned else "bytes"]
+            reached = file["tuned_accuracy" if tuned else "test_accuracy"]
+            files[key].append((size, reached))
+    plain = {(t["bytes"], t["test_accuracy"]) for t in teachers}  # one of a seed teaches many
+    rows = [("teacher", "", "", "32", *_means([*plain]))]
+    rows += [
+        (kind, str(dim_z), data, str(-bits), *_means(found))
+        for (kind, dim_z, data, bits), found in sorted(files.items())
+    ]
+    lines = [HEADER, ["---"] * len(HEADER), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _means(found: Sequence[tuple[int, float]]) -> tuple[str, str, str]:
+    size, reached = (statistics.fmean(column) for column in zip(*found, strict=True))
+    return f"{size:,.0f}", f"{reached:.2f}", str(len(found))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.choosing",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--check", action="store_true", help="change nothing, only compare")
+    parser.add_argument("--page", type=Path, default=REPOSITORY / "docs" / "choosing.md")
+    parser.add_argument("--results", type=Path, default=REPOSITORY / "results" / "distill")
+    args = parser.parse_args(argv)
+    old = args.page.read_text()
+    results = [read_json(path) for path in sorted(args.results.glob("*.json"))]
+    text = replace_section(old, "files", table(results))
+    if args.check and text != old:
+        raise SystemExit(f"{args.page} is stale: run python -m recipes.choosing")
+    if not args.check:
+        args.page.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
