@@ -19,6 +19,7 @@ from recipes.reference.conv_gram import KAGNConv2DLayer
 from recipes.reference.conv_kan import KANConv2DLayer
 from recipes.reference.conv_net import CHANNELS, STRIDES, ConvNet
 from recipes.reference.conv_poly import KALNConv2DLayer
+from recipes.vit_net import vit
 
 __all__ = [
     "BASES",
@@ -59,10 +60,11 @@ BASES: dict[str, Callable[..., nn.Module]] = {
     "kan": efficient_kan.KAN,
     "fastkan": fast_kan.FastKAN,
     "wavkan": wav_kan.KAN,
+    "vit": vit,
     **{kind: _conv_net(kind) for kind in CONVOLUTIONS},
 }
-"""Constructors: widths, inputs first and outputs last, then options. Of ``ConvNet``: channels of
-the images and classes, then ``depth``."""
+"""Constructors: widths, inputs first and outputs last, then options. Of
+images: channels and classes, then ``depth`` and others."""
 
 
 @dataclass(frozen=True)

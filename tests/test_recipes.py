@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import kanmeta
-from recipes import functions, images_conv, images_fc, pde, records
+from recipes import functions, images_conv, images_fc, pde, records, symbolic, vit
 from recipes.data import load_images
 from recipes.execute import execute, model_of
 from recipes.job import PROFILES, PROTOCOLS, Job, Place, Task
@@ -24,7 +24,8 @@ from recipes.training import Pixels, accuracy
 from tests.small_images import write_cifar, write_data
 
 CODE = {"commit": "0" * 40, "dirty": False}
-RECIPES = (functions, images_conv, images_fc, pde)
+TABLES = (functions, images_conv, images_fc, pde)
+RECIPES = (*TABLES, symbolic, vit)
 
 
 def nothing(count: int) -> None:
@@ -79,6 +80,9 @@ def test_smoke(tmp_path: Path, job: Job) -> None:
     assert result["notes"]
     assert str(tmp_path) not in path.read_text()  # nothing about the machine's folders
     assert not list((tmp_path / "runs").rglob("*.pt"))
+    if job.recipe == "symbolic":
+        assert "x_" in result["formula"]
+        assert result["formula_mse"] is not None
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.__name__)
@@ -93,7 +97,7 @@ def test_grids(recipe: Any, protocol: Any, profile: Any) -> None:
         assert job.content()["config"] == json.loads(json.dumps(job.content()["config"]))
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.__name__)
+@pytest.mark.parametrize("recipe", TABLES, ids=lambda r: r.__name__)
 def test_fair_pairs_differ_in_the_meta_learner_only(recipe: Any) -> None:
     jobs = {(j.row, j.model): j for j in recipe.grid("fair", "smoke") if j.row}
     pairs = [(jobs[row, model.removeprefix("Meta")], job) for (row, model), job in jobs.items()]
