@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from recipes.records import REPOSITORY
-from recipes.report import load
+from recipes.results import load
 
 __all__ = ["curve", "main", "refresh", "table"]
 
