@@ -263,9 +263,10 @@ class _Slopes(torch.autograd.Function):
         edges = _edges(call.layer, weights)
         _, found = sweep(call.layer.slots, form, edges, wanted, _scratch(call.layer, form))
         ctx.call = call
-        results = tuple(found[key] for key in call.keys)
-        ctx.save_for_backward(*tensors, *results)
-        return results
+        # Backward multiplies with slopes of a next order only; the others would live for nothing.
+        ctx.kept = [(j, r) for j, r in call.keys if (j, r - 1) in call.keys]
+        ctx.save_for_backward(*tensors, *(found[key] for key in ctx.kept))
+        return tuple(found[key] for key in call.keys)
 
     @staticmethod
     def backward(ctx: Any, *back: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -274,10 +275,10 @@ class _Slopes(torch.autograd.Function):
         if not factors:
             return (None,) * (1 + len(needed))
         n, saved = call.arguments, ctx.saved_tensors
-        tensors, results = saved[: len(needed)], saved[len(needed) :]
+        tensors, kept = saved[: len(needed)], saved[len(needed) :]
         form, weights = Form(present(tensors[:n]), factors, tensors[n]), tensors[n + 1 :]
         asked = Asked(needed[:n], call.wanted(weights, needed[n + 1 :]), g=needed[n])
-        known = dict(zip(call.keys, results, strict=True))
+        known = dict(zip(ctx.kept, kept, strict=True))
         found = gradients(call.layer, form, call.weights(weights), asked, known)
         return (None, *found.arguments, found.g, *found.weights)
 

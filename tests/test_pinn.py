@@ -235,12 +235,6 @@ def test_gradients_of_two_halves_add_up_to_those_of_all_points() -> None:
         torch.testing.assert_close(p.grad, g)
 
 
-def test_no_points() -> None:
-    model, x = streamed(net("efficient-kan"), None), points(0)
-    step(model, x).backward()
-    assert all(p.grad is not None and not p.grad.any() for p in trained(model))
-
-
 def test_neither_bases_nor_coefficients_live_between_derivatives() -> None:
     peaks = {}
     x = torch.rand(400, 2).requires_grad_()
