@@ -1,0 +1,38 @@
+"""What fitting coefficients needs beside them: a little for each edge, and blocks."""
+
+import pytest
+import torch
+
+import kanmeta
+from kanmeta import code_fit, code_stage, edge_search, linear_code
+from recipes.tracking import peak_bytes
+from tests.cases import kan
+
+HIDDEN, DIM_W = 128, 9
+
+
+def peak(edges: int) -> int:
+    """Most bytes alive at once while the code of a layer of so many edges is found."""
+    model = kanmeta.convert(kan(edges // 10, 10), dim_z=1, hidden=HIDDEN)
+    (binding,) = kanmeta.access.complete_layers(model).values()
+    w = torch.randn(edges, DIM_W, generator=torch.Generator().manual_seed(0))
+
+    def fit() -> None:
+        generator = torch.Generator().manual_seed(0)
+        coded = code_stage.code([binding], [w], None, 4, generator, lambda: None)
+        code_stage.write([binding], coded)
+        code_stage.layer_error(binding, w)
+
+    return peak_bytes(fit, [w, *model.parameters()])
+
+
+def test_memory_grows_by_a_few_numbers_an_edge_however_wide_the_meta_learner(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(linear_code, "_BLOCK", 1000)
+    monkeypatch.setattr(code_fit, "_SAMPLE", 1000)
+    monkeypatch.setattr(edge_search, "_GRID", {1: 16})
+    small, large = 4_000, 12_000
+    grown = (peak(large) - peak(small)) / (large - small)  # bytes an edge, its coefficients too
+    floats = grown / 4 - DIM_W
+    assert 1 <= floats <= 8, floats  # prompts, codes before and after; not 128 hidden units
