@@ -8,7 +8,7 @@ pip := $(python) -m pip --disable-pip-version-check
 # -qq: errors only
 install := $(pip) install -qq --constraint constraints.txt --editable
 
-.PHONY: test demo lint clean
+.PHONY: test demo lint docs clean
 
 test: $(VENV)/.installed $(VENV)/.installed-packages
 	OMP_NUM_THREADS=1 $(python) -m pytest -n auto --dist loadfile
@@ -20,6 +20,11 @@ lint: $(VENV)/.installed-lint
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
 	$(python) -m mypy
+
+# API reference from docstrings: build/docs/index.html
+docs: $(VENV)/.installed-docs
+	$(python) -m pdoc --docformat google --output-directory build/docs kanmeta kanmeta.plot \
+		kanmeta.errors
 
 # What git does not track and make, pytest, mypy or ruff made. Results of recipes (runs/) stay.
 clean:
@@ -43,4 +48,8 @@ $(VENV)/.installed-packages: tests/packages.txt $(VENV)/.installed
 
 $(VENV)/.installed-lint: $(VENV)/.installed
 	$(install) '.[lint]'
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(install) '.[docs]'
 	@touch $@
