@@ -6,6 +6,7 @@ Each is loaded into a model; that works, or raises an error of ours and leaves t
 import copy
 import itertools
 import json
+import os
 import random
 import resource
 import signal
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,12 @@ def mutate(data: bytes, others: list[bytes], chance: random.Random) -> bytes:
     except (ValueError, KeyError, IndexError, TypeError, RecursionError):
         pass  # mutated before: there is nothing to find any more
     return _bytes(data, others, chance)
+
+
+def _mutated(data: bytes, others: list[bytes], chance: random.Random) -> bytes:
+    for _ in range(chance.choice([1, 1, 1, 2])):
+        data = mutate(data or b"x", others, chance)
+    return data
 
 
 def _bytes(data: bytes, others: list[bytes], chance: random.Random) -> bytes:
@@ -204,6 +211,55 @@ def _inside(data: bytes, chance: random.Random) -> bytes:
     return save({archive.NAME: tensor}, outer["__metadata__"])
 
 
+# --- strings that would do harm -----------------------------------------------------------------
+
+HARM = [
+    "__import__('os').system('touch harm')",
+    "os",
+    "kanmeta.adapters.pykan:CONTAINERS",
+    "../../harm",
+    "lambda: open('harm', 'w')",
+    "layers.0.__class__.__init__.__globals__",
+    "{0.__class__}%s",
+]
+
+
+def hostile(data: bytes) -> Iterator[bytes]:
+    """Files in which each name in our JSON, in turn, is one that would do harm if it were used."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    text = header["__metadata__"]["kanmeta"]
+    for number, (parent, key) in enumerate(_places(json.loads(text))):
+        if not isinstance(parent[key], str | list | dict):
+            continue
+        for harm in HARM:
+            ours = json.loads(text)
+            place, name = list(_places(ours))[number]
+            place[name] = harm if isinstance(place[name], str) else {harm: harm}
+            header["__metadata__"]["kanmeta"] = json.dumps(ours)
+            raw = json.dumps(header).encode()
+            yield len(raw).to_bytes(8, "little") + raw + data[8 + length :]
+
+
+FORBIDDEN = ("compile", "code.", "ctypes.dlopen", "exec", "import", "marshal.", "os.", "pickle.")
+FORBIDDEN += ("shutil.", "socket.", "subprocess.", "tempfile.", "urllib.", "webbrowser.")
+"""Beginnings of audit events that no data may cause; and opening a file, unless for reading."""
+
+
+class Watch:
+    """Audit hook: what is done while a file is loaded that reading it does not take."""
+
+    def __init__(self) -> None:
+        self.on, self.events = False, list[str]()
+        sys.addaudithook(self._hook)
+
+    def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.on and (
+            event.startswith(FORBIDDEN) or (event == "open" and (arguments[2] or 0) & os.O_ACCMODE)
+        ):
+            self.events.append(f"{event} {arguments!r:.200}")
+
+
 # --- the run ------------------------------------------------------------------------------------
 
 
@@ -236,13 +292,22 @@ def run(number: int, seed: int) -> Counter[str]:
         models = {build: build() for build, _ in corpus}
         before = {build: state(model) for build, model in models.items()}
         path = Path(folder) / "mutated"
-        most = 0
+        harmful = [
+            (b, bad) for b, d in corpus if archive.NAME.encode() not in d for bad in hostile(d)
+        ]
+        most, watch = 0, Watch()
+        for build, data in (corpus[0], corpus[-1]):  # what is imported once, is so now
+            path.write_bytes(data)
+            kanmeta.load(build(), path)
         for i in range(number):
             build, data = chance.choice(corpus)
-            for _ in range(chance.choice([1, 1, 1, 2])):
-                data = mutate(data or b"x", others, chance)
+            if i % 4 == 0 and harmful:
+                build, data = harmful.pop(chance.randrange(len(harmful)))
+            else:
+                data = _mutated(data, others, chance)
             path.write_bytes(data)
             signal.alarm(SECONDS)
+            watch.on = True
             try:
                 kanmeta.load(models[build], path)
             except errors.CheckpointError as error:
@@ -253,13 +318,16 @@ def run(number: int, seed: int) -> Counter[str]:
                 raise AssertionError(f"seed {seed}, file {i} ({keep}): {error!r}") from error
             else:
                 outcome, text = "loaded", str(path)
-                models[build] = build()
-                before[build] = state(models[build])
             finally:
                 signal.alarm(0)
+                watch.on = False
+            assert not watch.events, f"seed {seed}, file {i}: {watch.events}"
             outcomes[outcome] += 1
             assert str(path) in text, f"seed {seed}, file {i}: {text}"
-            if i % 10 == 0 or not isinstance(models[build], Net):
+            if outcome == "loaded":
+                models[build] = build()
+                before[build] = state(models[build])
+            elif i % 10 == 0 or not isinstance(models[build], Net):
                 assert same(state(models[build]), before[build]), f"seed {seed}, file {i}"
             if i == min(500, number // 2):
                 most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,5 +1,6 @@
 """Running functions of a test in two processes that talk by gloo, on any machine."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -34,11 +35,12 @@ def run(folder: Path, *functions: Callable[[int, str], None]) -> None:
     """
     module, names = functions[0].__module__, [function.__name__ for function in functions]
     logs = [folder / f"errors.{rank}" for rank in range(2)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
     processes = []
     for rank, log in enumerate(logs):
         command = [sys.executable, "-c", _PRELUDE, module, str(rank), str(folder), *names]
         with log.open("w") as file:
-            processes.append(subprocess.Popen(command, cwd=ROOT, stderr=file))
+            processes.append(subprocess.Popen(command, cwd=ROOT, env=env, stderr=file))
     try:
         for process, log in zip(processes, logs, strict=True):
             code = process.wait(timeout=300)
