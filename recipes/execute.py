@@ -4,11 +4,14 @@ import copy
 import importlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
+import kanmeta
 from recipes.engine import is_main
 from recipes.job import Job, Place, Task
 from recipes.loop import train
@@ -16,7 +19,7 @@ from recipes.models import meta_learners, save
 from recipes.records import counts, hardware, read_json, versions, write_json
 from recipes.tracking import peak_bytes
 
-__all__ = ["execute", "model_of", "number"]
+__all__ = ["execute", "model_of", "number", "trained"]
 
 
 def execute(place: Place, job: Job, count: Callable[[int], object]) -> str:
@@ -74,6 +77,27 @@ def execute(place: Place, job: Job, count: Callable[[int], object]) -> str:
 def model_of(job: Job) -> nn.Module:
     """The model of a job with its first values, on the CPU."""
     model: nn.Module = _recipe(job).model(job)
+    return model
+
+
+def trained(job: Job, place: Place) -> nn.Module:
+    """The model of a job as it was after its best epoch. Not for images in their own shape.
+
+    Raises:
+        FileNotFoundError: the job was not run here.
+    """
+    path = place.working(job, ".safetensors")
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no {path}: run python -m recipes.{job.recipe} --protocol {job.protocol} "
+            f"--profile {job.profile} --only '{job.name}' first"
+        )
+    settings = {**job.config.get("settings", {}), "convert": None}
+    plain = {**job.config, "convert": None, "settings": settings}
+    model = model_of(replace(job, config=plain))
+    if job.model.startswith("Meta"):
+        return kanmeta.load(model, path)
+    model.load_state_dict(load_file(path))
     return model
 
 

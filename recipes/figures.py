@@ -10,13 +10,20 @@ from typing import Any
 
 from recipes.results import Entry, Result
 
-__all__ = ["accuracy_by_parameters", "error_by_dimension", "training_curves"]
+__all__ = [
+    "accuracy_by_parameters",
+    "axes_of",
+    "error_by_dimension",
+    "svg",
+    "training_curves",
+]
 
 Entries = Mapping[tuple[str, str, str], Entry]
 COLOURS = {"plain": "#b4532a", "Meta": "#0b6b5d"}
 
 
-def _axes(count: int) -> tuple[Any, Any]:
+def axes_of(count: int) -> tuple[Any, Any]:
+    """A figure with so many axes side by side, and the list of them."""
     from matplotlib.figure import Figure  # only here: its import takes a second
 
     figure = Figure(figsize=(4.6 * count, 3.4), layout="constrained")
@@ -27,12 +34,13 @@ def _axes(count: int) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _svg(figure: Any, caption: str) -> str:
+def svg(figure: Any, caption: str) -> str:
+    """``figure`` as HTML, with a caption."""
     text = io.StringIO()
     # Neither a date nor random names: the same results give the same page.
     figure.savefig(text, format="svg", metadata={"Date": None})
-    svg = text.getvalue()
-    drawing = svg[svg.index("<svg") :]  # no XML declaration: it becomes part of a page
+    whole = text.getvalue()
+    drawing = whole[whole.index("<svg") :]  # no XML declaration: it becomes part of a page
     return f"<figure>{drawing}<figcaption><small>{caption}</small></figcaption></figure>"
 
 
@@ -49,7 +57,7 @@ def error_by_dimension(entries: Entries) -> str:
             series.setdefault((function, model), []).append((int(size[1:]), entry))
     if not series:
         return ""
-    figure, axes = _axes(3)
+    figure, axes = axes_of(3)
     for ax, function in zip(axes, ("f1", "f2", "f3"), strict=True):
         for model in ("KAN", "MetaKAN"):
             points = sorted(series.get((function, model), []), key=lambda point: point[0])
@@ -63,7 +71,7 @@ def error_by_dimension(entries: Entries) -> str:
         ax.set(title=function, xscale="log", yscale="log", xlabel="number of variables")
     axes[0].set_ylabel("mean squared error")
     axes[0].legend(frameon=False)
-    return _svg(figure, "As the paper's Figure 5, protocol fair, mean over seeds.")
+    return svg(figure, "As the paper's Figure 5, protocol fair, mean over seeds.")
 
 
 def accuracy_by_parameters(entries: Entries) -> str:
@@ -75,7 +83,7 @@ def accuracy_by_parameters(entries: Entries) -> str:
             points.setdefault(dataset, []).append((entry.parameters, entry.mean, model))
     if not points:
         return ""
-    figure, axes = _axes(len(points))
+    figure, axes = axes_of(len(points))
     for ax, (dataset, found) in zip(axes, sorted(points.items()), strict=True):
         for kind, colour in COLOURS.items():
             some = [p for p in found if _kind(p[2]) == kind]
@@ -86,7 +94,7 @@ def accuracy_by_parameters(entries: Entries) -> str:
         ax.margins(x=0.25)
     axes[0].set_ylabel("test accuracy, %")
     axes[0].legend(frameon=False)
-    return _svg(figure, "As the paper's Figure 2: parameters against accuracy.")
+    return svg(figure, "As the paper's Figure 2: parameters against accuracy.")
 
 
 def training_curves(results: Sequence[Result]) -> str:
@@ -96,7 +104,7 @@ def training_curves(results: Sequence[Result]) -> str:
     ]
     if not chosen:
         return ""
-    figure, axes = _axes(2)
+    figure, axes = axes_of(2)
     for result in chosen:
         job, curve = result["job"], result["curve"]
         label = f"{job['model']} {job['row'].split('|')[1]} ({job['protocol']})"
@@ -107,7 +115,7 @@ def training_curves(results: Sequence[Result]) -> str:
     axes[0].set(xlabel="epoch", ylabel="training loss", yscale="log")
     axes[1].set(xlabel="epoch", ylabel="accuracy, %")
     axes[1].legend(frameon=False, fontsize=7)
-    return _svg(
+    return svg(
         figure,
         "As the paper's Figure 6; dashed: not converted. Accuracy on held-out data, "
         "of older runs on the test data.",

@@ -109,11 +109,25 @@ def grid(protocol: Protocol, profile: Profile) -> list[Job]:
         rows += [row for row, m in cells() if row.startswith("T2|") and m == "KAN" and size in row]
     if profile == "smoke":
         rows = ["T4|f2|n10", "T2|I.12.11|G5", "T2|I.6.20|G20"]
-    return [
-        _job(cell(row, model), protocol, profile, seed)
-        for row in rows
-        for seed, model in product(range(SEEDS[profile]), ("KAN", "MetaKAN"))
+    pairs = list(product(range(SEEDS[profile]), ("KAN", "MetaKAN")))
+    jobs = [
+        _job(cell(row, model), protocol, profile, seed) for row in rows for seed, model in pairs
     ]
+    return jobs + [_appendix_b(model, protocol, profile, seed) for seed, model in pairs]
+
+
+def _appendix_b(kind: str, protocol: Protocol, profile: Profile, seed: int) -> Job:
+    """The network of Figures 9 and 10; the paper gives no width of its meta-learner."""
+    config = {
+        "function": "appendix-b",
+        "widths": [4, 5, 5, 1],
+        "grid": 5,
+        "points": POINTS[profile],
+        "convert": {"hidden": EQUATION_HIDDEN} if kind == "MetaKAN" else None,
+        "standardise": protocol == "fair",
+    }
+    name, epochs = f"appendix-b-{kind.lower()}", EPOCHS[profile]
+    return Job("functions", name, "", kind, protocol, profile, seed, epochs, config)
 
 
 def points(name: str, dims: int, count: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,12 @@ import kanmeta
 from recipes.models import is_converted
 from recipes.reference.b_spline import b_spline_basis
 
-__all__ = ["spline_derivative", "value_gradient_laplacian"]
+__all__ = [
+    "edge_functions",
+    "layer_coefficients",
+    "spline_derivative",
+    "value_gradient_laplacian",
+]
 
 
 def spline_derivative(x: Tensor, grid: Tensor, order: int, times: int) -> Tensor:
@@ -55,7 +60,16 @@ def _features(layer: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return first, second, third
 
 
-def _weights(model: nn.Module) -> Iterator[tuple[Any, Tensor]]:
+def edge_functions(layer: Any, weight: Tensor, x: Tensor) -> Tensor:
+    """Values of the functions of all edges of a layer at ``x`` (N,): ``(N, in, out)``.
+
+    ``weight`` are its coefficients, see :func:`layer_coefficients`.
+    """
+    values, _, _ = _features(layer, x.unsqueeze(1).expand(-1, weight.shape[1]))
+    return torch.einsum("nki,oik->nio", values, weight)
+
+
+def layer_coefficients(model: nn.Module) -> Iterator[tuple[Any, Tensor]]:
     """Layers and their coefficients, base weight first: ``(out, in, 1 + G + k)``."""
     # Each tensor of a converted layer that is read would be generated on its own.
     generated = kanmeta.coefficients(model) if is_converted(model) else {}
@@ -83,7 +97,7 @@ def value_gradient_laplacian(
     unit = torch.eye(d, dtype=x.dtype, device=x.device)
     jacobian = (unit if axes is None else unit[axes]).expand(n, -1, -1)
     laplacian = torch.zeros_like(x)
-    for layer, weight in _weights(model):
+    for layer, weight in layer_coefficients(model):
         f, f1, f2 = _features(layer, x)
         flat = weight.transpose(1, 2).flatten(1)  # (out, K * in), as the features are laid out
         slopes = torch.einsum("nki,oik->nio", f1, weight)

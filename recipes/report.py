@@ -60,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"{path}: {'no change' if same else 'updated'}")
     if not args.check:
         args.html.parent.mkdir(parents=True, exist_ok=True)
-        args.html.write_text(html_page(results))
+        drawings = sorted((args.html.parent / "figures").glob("*.svg"))
+        args.html.write_text(html_page(results, [path.read_text() for path in drawings]))
         print(f"{args.html}: written")
 
 

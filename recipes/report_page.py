@@ -120,8 +120,11 @@ td.text { white-space: normal; min-width: 16rem; color: var(--soft); }
 """
 
 
-def html_page(results: Sequence[Result]) -> str:
-    """One self-contained page: style and figures are part of it."""
+def html_page(results: Sequence[Result], drawings: Sequence[str] = ()) -> str:
+    """One self-contained page: style and figures are part of it.
+
+    ``drawings``: figures of trained models, as :mod:`recipes.model_figures` wrote them.
+    """
     entries = by_cell(results)
     figures = {2: "", 4: error_by_dimension(entries), 5: accuracy_by_parameters(entries)}
     figures[5] += training_curves(results)
@@ -141,6 +144,8 @@ def html_page(results: Sequence[Result]) -> str:
                 f"{_table_html(rest, cells, entries)}</details>"
             )
         sections.append("\n".join(body))
+    if drawings:
+        sections.append("<h2>Trained models</h2>" + "\n".join(drawings))
     links = "".join(
         f'<a href="#t{n}">{html.escape(t.partition(":")[0])}</a>' for n, t in TITLES.items()
     )

@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 import kanmeta
-from recipes import functions, images_conv, images_fc, pde, records, symbolic, vit
+from recipes import functions, images_conv, images_fc, model_figures, pde, records, symbolic, vit
 from recipes.data import load_images
-from recipes.execute import execute, model_of
+from recipes.execute import execute, model_of, trained
 from recipes.job import PROFILES, PROTOCOLS, Job, Place, Task
+from recipes.laplacian import edge_functions, layer_coefficients
 from recipes.loop import train
 from recipes.paper import cells
 from recipes.training import Pixels, accuracy
@@ -272,11 +273,37 @@ def test_the_saved_weights_are_those_of_the_best_epoch(tmp_path: Path) -> None:
     job, there = fc_job(), place(tmp_path)
     execute(there, job, nothing)
     result = json.loads(there.result(job).read_text())
-    settings = job.config["settings"]
-    plain = replace(job, config={**job.config, "settings": settings | {"convert": None}})
-    again = kanmeta.load(model_of(plain), there.working(job, ".safetensors"))
+    again = trained(job, there)
     data = Pixels.of(load_images("fashion-mnist", there.data), "cpu", 8, images_fc.SMOKE_IMAGES)
     assert accuracy(again, data) == pytest.approx(result["value"])
+
+
+DRAWN = [("3", "functions", "I.12.11-G5-metakan"), ("10", "functions", "I.12.11-G5-metakan")]
+DRAWN += [("8", "pde", "poisson-20d-kan"), ("7", "images_fc", "fashion-mnist-32-G5-metakan")]
+
+
+@pytest.mark.parametrize(("figure", "recipe", "name"), DRAWN)
+def test_figures_of_trained_models(tmp_path: Path, figure: str, recipe: str, name: str) -> None:
+    there = place(tmp_path)
+    arguments = ["--figure", figure, "--recipe", recipe, "--only", name, "--profile", "smoke"]
+    arguments += ["--out", str(tmp_path), "--data-root", str(there.data[0])]
+    with pytest.raises(SystemExit, match=f"run python -m recipes.{recipe} --protocol fair"):
+        model_figures.main(arguments)
+    job = next(job for job in SMOKE if job.recipe == recipe and job.name == name)
+    execute(there, job, nothing)
+    model_figures.main(arguments)
+    drawing = (tmp_path / "runs" / "figures" / f"figure{figure}-{job.stem}.svg").read_text()
+    assert "<svg" in drawing
+    assert job.stem in drawing
+
+
+def test_functions_of_edges_add_up_to_the_layer() -> None:
+    model = model_of(next(j for j in SMOKE if j.name == "I.12.11-G5-metakan"))
+    layer, weight = next(layer_coefficients(model))
+    x = torch.linspace(-0.9, 0.9, 7, dtype=torch.float64)
+    curves = edge_functions(layer, weight, x)
+    rows = x.unsqueeze(1).expand(-1, weight.shape[1])
+    assert torch.allclose(curves.sum(1), layer(rows) - layer.bias)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
