@@ -48,6 +48,7 @@ def elementwise(function: Callable[[Tensor], Tensor]) -> Known:
 
 def gaussians(centres: Tensor, width: float) -> Known:
     """exp(-((x - centre) / width)^2) for each of ``centres``, ``(K,)``."""
+    centres = centres.detach()
     spacing = spacing_of(centres[:, None])
     return Known(
         functions.gaussians(centres, width),

@@ -70,7 +70,7 @@ def default_budget(edges: int, dim_w: int, input_bytes: int = 0, on_gpu: bool = 
     """
     if on_gpu:
         return _ON_GPU
-    fine, batch = 3 * edges * dim_w // 8, input_bytes // 4
+    fine, batch = edges * dim_w // 3, input_bytes // 4
     return min(_LARGEST, max(_SMALLEST, fine, batch, min(_ENOUGH, 19 * edges)))
 
 
