@@ -276,7 +276,15 @@ def test_only_inputs_live_between_forward_and_backward(family: str) -> None:
 
 def test_sizes_of_tiles() -> None:
     problem = Problem(
-        images=16, channels=64, a_channel=1000, a_value=100, an_image=50, weights=400, outputs=3000
+        images=16,
+        channels=64,
+        a_channel=1000,
+        a_value=100,
+        an_image=50,
+        functions=9,
+        weights=4000,
+        outputs=3000,
+        products=400_000,
     )
 
     def taken(sizes: conv_cut.Sizes) -> int:
