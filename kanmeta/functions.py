@@ -55,7 +55,7 @@ class _Elementwise:
         self.silu = function is F.silu or type(function) is nn.SiLU
 
     def extra(self, slopes: bool) -> int:
-        return 3 if self.silu else 4
+        return 1 if self.silu else 4
 
     def __call__(
         self, x: Tensor, columns: slice, out: Tensor | None = None, scratch: Scratch | None = None
@@ -72,14 +72,12 @@ class _Elementwise:
 
     def _silu(self, x: Tensor, out: Tensor, scratch: Scratch) -> tuple[Tensor, Pull]:
         # On contiguous numbers exp is vectorised throughout; short rows leave rests.
-        steps = scratch.take("steps", *x.shape).copy_(x)
-        share = torch.sigmoid(steps, out=scratch.take("share", *x.shape))
-        torch.mul(steps, share, out=out[:, 0])
+        share = scratch.take("share", *x.shape).copy_(x).sigmoid_()
+        y = torch.mul(x, share, out=out.select(1, 0))
 
         def pull(g: Tensor) -> Tensor:
-            y = out[:, 0]  # share + y (1 - share)
-            slope = torch.addcmul(y, y, share, value=-1, out=steps).add_(share)
-            return slope.mul_(g[:, 0])
+            slope = share.addcmul_(y, share, value=-1).add_(y)  # share + y (1 - share)
+            return slope.mul_(g.select(1, 0))
 
         return out, pull
 

@@ -73,22 +73,24 @@ class Pass:
         self.prompts = self._tiles_of(self.z)
         self.whole = cut.rows >= number  # then a basis serves all tiles of outputs
 
-    def _tiles_of(self, edges: Tensor) -> list[list[Tensor]]:
+    def _tiles_of(self, edges: Tensor) -> list[Tensors]:
         """``(out, in, *)``, or as prompts lie, cut in tiles ``(*, columns, outputs)``."""
         moved = edges if self.input_major else edges.transpose(0, 1)
         if edges.dim() == 3:
             moved = moved.permute(2, 0, 1)
         axis = edges.dim() - 2
         return [
-            list(torch.split(part, self.sizes.outputs, axis + 1))
-            for part in torch.split(moved, self.sizes.columns, axis)
+            tiling.parts(part, self.sizes.outputs, axis + 1)
+            for part in tiling.parts(moved, self.sizes.columns, axis)
         ]
 
     def _cut(self, y: Tensor) -> list[Tensors]:
         """``(N, out)`` cut in rows and outputs."""
-        return [torch.split(row, self.sizes.outputs, 1) for row in torch.split(y, self.sizes.rows)]
+        return [
+            tiling.parts(row, self.sizes.outputs, 1) for row in tiling.parts(y, self.sizes.rows, 0)
+        ]
 
-    def _tile(self, c: int, o: int, notes: list[list[Tensor]] | None, whole: bool = True) -> Tile:
+    def _tile(self, c: int, o: int, notes: list[Tensors] | None, whole: bool = True) -> Tile:
         """Coefficients of a tile; ``whole``: see :meth:`kanmeta.tiles.Coefficients.tile`."""
         part = self.prompts[c][o]
         z = self.scratch.take("z", *part.shape).copy_(part).view(self.dim_z, -1)
@@ -136,7 +138,7 @@ class Pass:
         targets = None if gz is None else self._tiles_of(gz)
         cut = None if notes is None else self._tiles_of(notes)
         gy = gy.contiguous()
-        rows, parts = torch.split(gy, self.sizes.rows), self._cut(gy)
+        rows, parts = tiling.parts(gy, self.sizes.rows, 0), self._cut(gy)
         for c, edges in enumerate(self.prompts):
             here = values.at(0, c)
             values.begin(here, rows[0])

@@ -61,8 +61,8 @@ def default_budget(edges: int, dim_w: int, input_bytes: int = 0) -> int:
     fine grids, whose tiles are larger, for millions of edges and for large batches, beside which
     it is nothing. At most 4 MB, beyond which blocks leave the caches; at least 0.4 MB.
     """
-    fine, batch = 3 * edges * dim_w // 8, input_bytes // 4
-    return min(_LARGEST, max(_SMALLEST, fine, batch, min(_ENOUGH, 18 * edges)))
+    fine, batch = edges * dim_w // 3, input_bytes // 4
+    return min(_LARGEST, max(_SMALLEST, fine, batch, min(_ENOUGH, 19 * edges)))
 
 
 def convolution_budget(edges: int, outputs: int) -> int:

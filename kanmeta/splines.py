@@ -121,8 +121,8 @@ class _Uniform:
         b = (scratch or Scratch(x)).take("b", *out.shape)
         distances = x.unsqueeze(1)
         a = torch.sub(distances, self.centres, out=out).abs_()
-        torch.sub(self.two, a, alpha=self.slope, out=a).relu_()
-        torch.sub(a, self.one, out=b).relu_().pow_(3)
+        torch.sub(self.two, a, alpha=self.slope, out=a).clamp_min_(0)
+        torch.sub(a, self.one, out=b).clamp_min_(0).pow_(3)
         a.pow_(3).sub_(b, alpha=4)
 
         def pull(g: Tensor) -> Tensor:
@@ -130,8 +130,8 @@ class _Uniform:
             side = torch.sub(distances, self.centres, out=out)
             a = torch.abs(side, out=b)
             g.mul_(side.sign_())
-            torch.sub(self.two, a, alpha=self.slope, out=a).relu_()
-            inner = torch.sub(a, self.one, out=out).relu_()
+            torch.sub(self.two, a, alpha=self.slope, out=a).clamp_min_(0)
+            inner = torch.sub(a, self.one, out=out).clamp_min_(0)
             slopes = a.mul_(a).sub_(inner.mul_(inner), alpha=4)
             return slopes.mul_(g).sum(1).mul_(-3 * self.slope)
 

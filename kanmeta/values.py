@@ -14,6 +14,7 @@ from kanmeta.blocks import Tensors
 from kanmeta.functions import Evaluate, Pull
 from kanmeta.scratch import Scratch
 from kanmeta.tiles import Way
+from kanmeta.tiling import parts
 
 __all__ = ["Functions", "Here", "Values", "add_product"]
 
@@ -90,10 +91,7 @@ class Values:
         self.known = sum(functions.widths)
         self.project, self.shift = _projection(way), way.shift is not None
         self.rows, self.columns = rows, columns
-        # Cutting in one call is cheaper than slicing one by one.
-        self.parts = [
-            [torch.split(row, columns, 1) for row in torch.split(a, rows)] for a in arguments
-        ]
+        self.parts = [[parts(row, columns, 1) for row in parts(a, rows, 0)] for a in arguments]
         self._views: dict[tuple[int, ...], tuple[Tensor, Tensor, list[Tensor]]] = {}
 
     def at(self, r: int, c: int) -> Here:
@@ -166,8 +164,8 @@ class Values:
             torch.mm(self.project.T, flat, out=back.view(self.known, -1))
             g = back.permute(1, 0, 2)
         row, column = here.r * self.rows, here.c * self.columns
-        parts = torch.split(g, list(self.functions.widths), 1)
-        for i, pull, part in zip(self.functions.arguments, here.pulls, parts, strict=True):
+        each = torch.split(g, list(self.functions.widths), 1)
+        for i, pull, part in zip(self.functions.arguments, here.pulls, each, strict=True):
             target = gx[i]
             if target is not None:
                 there = target[row : row + self.rows, column : column + self.columns]

@@ -2,13 +2,18 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanmeta import tiling
+from kanmeta.functions import elementwise
+from kanmeta.passes import Functions, Pass, Wanted
 from kanmeta.pieces import find
 from kanmeta.scratch import Scratch
 from kanmeta.splines import splines
+from kanmeta.tiles import way_of
+from recipes.tracking import peak_bytes
 
 numbers = st.floats(width=32, allow_nan=False)
 
@@ -79,3 +84,33 @@ def test_buffers_are_used_again() -> None:
     assert scratch.take("b", 3, 4).data_ptr() != a.data_ptr()
     assert scratch.part(1).take("a", 3, 4).data_ptr() != a.data_ptr()
     assert scratch.take("a", 100).numel() == 100
+
+
+@pytest.mark.parametrize("hidden", [4, 32])
+@pytest.mark.parametrize(("grid_size", "uneven"), [(5, False), (5, True), (40, False), (40, True)])
+def test_a_pass_takes_its_budget(grid_size: int, uneven: bool, hidden: int) -> None:
+    """What tiles take is what the arithmetic counts, whichever way splines are computed."""
+    budget, rows, inputs, outputs = 400_000, 512, 96, 96
+    knots = torch.linspace(-2, 2, grid_size + 7).repeat(inputs, 1)
+    if uneven:
+        knots[1, 4] += 0.01
+    known = [elementwise(F.silu), splines(knots, 3)]
+    functions = Functions(known, [1, grid_size + 3], [0, 0])
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    x, z, gy = normal(rows, inputs), normal(outputs, inputs, 1), normal(rows, outputs)
+    width = grid_size + 4
+    matrices = normal(hidden, 1), normal(hidden), normal(width, hidden), normal(width)
+    way = way_of(matrices, "relu")
+
+    def step() -> None:
+        _, notes = Pass(functions, (x,), z, False, way, budget).forward(True)
+        Pass(functions, (x,), z, False, way, budget, Wanted([True], True)).backward(gy, notes)
+
+    alive = [x, z, gy, *matrices]
+    results = x.nbytes + z.nbytes + gy.nbytes + z.numel()  # gradients, outputs, notes
+    taken = peak_bytes(step, alive) - results - sum(t.nbytes for t in alive)
+    assert 0.4 * budget < taken < 1.15 * budget
