@@ -8,9 +8,16 @@ channels only: its base branch joins other channels and stays plain.
 Mixtures of experts, attention and focal modulation consist of these layers, found one by one.
 """
 
-from torch import nn
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from kanmeta.adapter import Adapter, Slot
+from kanmeta.basis import Evaluate, elementwise
+from kanmeta.conv_basis import ConvBranch, Convolution, Formula
+from kanmeta.spec import tensor_at
 
 BASE = Slot("base_conv.{g}.weight", "o i ...")
 POLYNOMIALS = Slot("poly_weights", "g o (k i) ...")
@@ -26,6 +33,85 @@ def _several_groups(layer: nn.Module) -> str | None:
         "degree, in consecutive parts: a coefficient belongs to no edge. KAGNConv has groups that "
         "can be converted"
     )
+
+
+def _activation(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+    return getattr(layer, "base_activation", F.silu)
+
+
+def _drops(layer: nn.Module) -> bool:
+    """Whether dropout acts within the basis."""
+    dropout = layer.dropout
+    return isinstance(dropout, nn.Module) and dropout.training and getattr(dropout, "p", 0.0) > 0
+
+
+def _activated(layer: nn.Module, group: int, y: Tensor) -> Tensor:
+    return _activation(layer)(layer.layer_norm[group](y))  # type: ignore[index, operator]
+
+
+def _normed(layer: nn.Module, group: int, y: Tensor) -> Tensor:
+    y = layer.layer_norm[group](y)  # type: ignore[index, operator]
+    return layer.dropout(y) if isinstance(layer.dropout, nn.Module) else y
+
+
+def _chebyshev(layer: nn.Module) -> Evaluate:
+    """cos(k arccos(tanh x)), tanh x held from -1 and 1."""
+    degrees, bound = layer.get_buffer("arange").view(-1, 1), 1 - float(layer.epsilon)  # type: ignore[arg-type]
+
+    def function(x: Tensor) -> Tensor:
+        angle = torch.tanh(x).clamp(-bound, bound).acos()
+        return (angle.unsqueeze(1) * degrees).cos()
+
+    return Formula(function)
+
+
+def _jacobi(layer: nn.Module) -> Evaluate | None:
+    """Jacobi polynomials of tanh x, with n = 2, 3, ... and s = 2n + a + b.
+
+    2n (n+a+b) (s-2) P_n = (s-1) (s (s-2) x + a^2 - b^2) P_{n-1} - 2 (n+a-1) (n+b-1) s P_{n-2}
+    """
+    if _drops(layer):
+        return None
+    a, b, degree = float(layer.a), float(layer.b), int(layer.degree)  # type: ignore[arg-type]
+
+    def function(x: Tensor) -> Tensor:
+        t = torch.tanh(x)
+        found = [torch.ones_like(t), (a - b + (a + b + 2) * t) / 2]
+        for n in range(2, degree + 1):
+            s = 2 * n + a + b
+            up = (s - 1) * (s * (s - 2) * t + a * a - b * b) * found[-1]
+            down = 2 * (n + a - 1) * (n + b - 1) * s * found[-2]
+            found.append((up - down) / (2 * n * (n + a + b) * (s - 2)))
+        return torch.stack(found[: degree + 1], 1)
+
+    return Formula(function)
+
+
+def _gram(layer: nn.Module) -> Evaluate | None:
+    """b(G_n) of t = tanh x with a learnt recurrence, G_n = t G_{n-1} - c_n beta[n-1] G_{n-2}."""
+    if _drops(layer):
+        return None
+    degree, activation = int(layer.degree), _activation(layer)  # type: ignore[arg-type]
+
+    def function(x: Tensor, beta: Tensor) -> Tensor:
+        t = torch.tanh(x)
+        found = [torch.ones_like(t), t]
+        for n in range(2, degree + 1):
+            m = n - 1
+            factor = (2 * n - 1) * m**2 * (4 * m**2 - 1) / n**2
+            found.append(t * found[-1] - factor * beta[m] * found[-2])
+        return activation(torch.stack(found[: degree + 1], 1))
+
+    return Formula(function, (tensor_at(layer, "beta_weights"),))
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
+
+
+def _poly(base: Callable[[nn.Module], Evaluate], basis: ConvBranch) -> Convolution:
+    branches = {BASE.path: ConvBranch(base), POLYNOMIALS.path: basis}
+    return Convolution(branches, "base_conv.0", _activated)
 
 
 ADAPTERS = (
@@ -45,6 +131,7 @@ ADAPTERS = (
         edges="g o i ...",
         methods=("compute_jacobi_polynomials",),
         rows="always",
+        basis=_poly(lambda layer: elementwise(_unchanged), ConvBranch(_jacobi)),
     ),
     Adapter(
         name="torch-conv-kan/kabn-conv",
@@ -66,6 +153,7 @@ ADAPTERS = (
         free=NORMS,
         edges="g o i ...",
         rows="always",
+        basis=Convolution({"poly_conv.{g}.weight": ConvBranch(_chebyshev)}, "poly_conv.0", _normed),
     ),
     Adapter(  # its class is derived from the next one's, so it is asked first
         name="torch-conv-kan/kagn-conv-peft",
@@ -96,6 +184,7 @@ ADAPTERS = (
         edges="g o i ...",
         methods=("gram_poly",),
         rows="always",
+        basis=_poly(lambda layer: elementwise(_activation(layer)), ConvBranch(_gram)),
     ),
     Adapter(
         name="torch-conv-kan/kagn-conv-v2",

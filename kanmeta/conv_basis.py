@@ -85,12 +85,11 @@ class Formula:
         out.copy_(values.detach())
 
         def pull(g: Tensor) -> Tensor:
-            gx, *found = torch.autograd.grad(values, leaves, g, materialize_grads=True)
-            self.gradients = [
-                new if old is None else old + new
-                for old, new in zip(self.gradients, found, strict=True)
-            ]
-            return gx
+            gx, *found = torch.autograd.grad(values, leaves, g, allow_unused=True)
+            for i, new in enumerate(found):
+                old = self.gradients[i]
+                self.gradients[i] = old if new is None else new if old is None else old + new
+            return torch.zeros_like(x) if gx is None else gx
 
         return out, pull
 

@@ -122,8 +122,10 @@ class Pass:
             # Values, what making them takes, their gradient.
             a_value=((2 if self._slopes else 1) * self.known + extra) * positions,
             an_image=0 if back else outputs,
+            functions=self.known,
             weights=weights,
             outputs=outputs,
+            products=weights * math.prod(self.out_space),
         )
 
     def _tile(self, columns: slice, whole: bool) -> tuple[Tile, Tensor]:

@@ -311,7 +311,9 @@ def run(
         alone = cut is not None or bool(binding.spec.kernel)
         described = alone and not kwargs and binding.is_described(args)
         if described and binding.knows_basis(forward, args[0]):
-            return binding.fused(args[0], sources)
+            y = binding.fused(args[0], sources)
+            if y is not None:  # else dropout is on where the basis has no place for it
+                return y
         if binding.cautious:
             return binding.whole(forward, args, kwargs, keep=True)
         if cut is not None and binding.treats_rows_alone(unbound, args, kwargs, cut.axis):
