@@ -87,6 +87,7 @@ class _Mark(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *tensors: Tensor) -> Tensors:
+        ctx.set_materialize_grads(False)
         return tuple(t.view_as(t) for t in tensors)
 
     @staticmethod
@@ -133,7 +134,7 @@ def gradients(
         if learn:
             learned = _learned(layer, form, weights, asked.weights)
     else:
-        edges = _edges(layer, weights)
+        edges = _edges(layer, form, weights)
         wanted = Wanted(asked.g, missing, learn)
         g, found = sweep(layer.slots, form, edges, wanted, _scratch(layer, form))
         slopes.update(found)
@@ -149,16 +150,21 @@ def gradients(
     return Gradients(gx, {key: slopes[key] for key in asked.factors}, g, picked)
 
 
+_MOST = 1 << 20  # numbers: beyond, tiles leave the caches
+
+
 def _scratch(layer: Described, form: Form) -> int:
-    """Numbers: at least as many as one input has, of which these derivatives keep several alive."""
+    """Numbers: at least as many as an input has, of which these derivatives keep several alive."""
     x = form.arguments[0]
-    return max(layer.scratch // x.element_size(), x.numel())
+    return max(layer.scratch // x.element_size(), min(x.numel(), _MOST))
 
 
-def _edges(layer: Described, weights: Weights) -> Edges:
+def _edges(layer: Described, form: Form, weights: Weights) -> Edges:
     if weights.given:
         return Given(present(weights.tensors)[0].detach())
-    return Generated(weights.tensors, layer.input_major, layer.activation, layer.scratch // 16)
+    return Generated(
+        weights.tensors, layer.input_major, layer.activation, _scratch(layer, form) // 4
+    )
 
 
 @dataclass(frozen=True)
@@ -226,7 +232,7 @@ class _Value(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         form, weights = _Value.parts(call, tensors, None)
         wanted = Wanted(value=True)
-        edges = _edges(call.layer, weights)
+        edges = _edges(call.layer, form, weights)
         y, _ = sweep(call.layer.slots, form, edges, wanted, _scratch(call.layer, form))
         assert y is not None
         return y
@@ -260,7 +266,7 @@ class _Slopes(torch.autograd.Function):
         n = call.arguments
         form, weights = Form(present(tensors[:n]), {}, tensors[n]), call.weights(tensors[n + 1 :])
         wanted = Wanted(slopes=call.keys)
-        edges = _edges(call.layer, weights)
+        edges = _edges(call.layer, form, weights)
         _, found = sweep(call.layer.slots, form, edges, wanted, _scratch(call.layer, form))
         ctx.call = call
         # Backward multiplies with slopes of a next order only; the others would live for nothing.

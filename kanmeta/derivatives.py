@@ -213,7 +213,7 @@ class Splines(Derivatives):
             steps = (x - self.knots[0, 0]).div_(self.spacing)
             interval = steps.floor()
             place = steps.sub_(interval)
-            interval = interval.clamp_(-1, len(self.knots) - 1).long()
+            interval = interval.nan_to_num_(-1).clamp_(-1, len(self.knots) - 1).long()
             return _Even(self, interval, place, number)
         knots = self.knots[:, columns]
         below = x.T.contiguous()

@@ -184,7 +184,7 @@ class _Sweep:
         return found[1]
 
 
-_LOCAL = 30  # numbers a row and input that evaluating derivatives takes
+_LOCAL = 24  # numbers a row and input that evaluating derivatives takes
 _MOST = 1 << 14  # rows times inputs of a tile: what stays in a core's cache
 
 

@@ -91,6 +91,21 @@ def test_some_of_the_inputs(name: str) -> None:
     torch.testing.assert_close(planes.values, expected[:, :, 1:])
 
 
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_number_that_is_none_stays_alone(name: str) -> None:
+    known = FUNCTIONS[name]()
+    x = torch.tensor([[0.1, torch.nan, 0.2], [0.3, 1e30, -1e30]], dtype=torch.float64)
+    number = naive(known, x, 0).shape[1]
+    planes = Planes(2, number, 3, known.derivatives.pad, x)
+    point = known.derivatives.at(x, slice(0, 3))
+    point.mix({1: None}, planes)
+    right = torch.isfinite(planes.values)
+    assert right[:, :, ::2].all()
+    planes.values.fill_(1)
+    (found,) = point.contract(planes, [1])
+    assert found[:, ::2].isfinite().all()
+
+
 def test_memory_beside_the_functions_is_not_theirs() -> None:
     planes = Planes(4, 3, 2, 5, torch.zeros(1))
     planes.values.fill_(1)
