@@ -30,15 +30,27 @@ class Target:
 
     def __str__(self) -> str:
         """For people."""
-        of = {"MLP": "the MLP's", "KAN": "the KAN's", PAPER: "the paper's code", COMPILED: COMPILED}
+        of = {
+            "MLP": "the MLP's or CNN's",
+            "KAN": "the KAN's",
+            PAPER: "the paper's code",
+            COMPILED: COMPILED,
+        }
         if self.measure == "seconds":
             limit = "" if self.peak is None else f" (with peak {_ratio(self.peak)} of the KAN's)"
             return f"time <= {_ratio(self.most)} of {of[self.rival]}{limit}"
         return f"peak <= {_ratio(self.most)} of {of[self.rival]}"
 
 
+_FRACTIONS = 0.13  # below: ratios are written as fractions
+
+
 def _ratio(value: float) -> str:
-    return f"{value:.2f}" if value > 0.13 else f"1/{1 / value:.1f}".removesuffix(".0")
+    return _fraction(value) if value < _FRACTIONS else f"{value:.2f}"
+
+
+def _fraction(value: float) -> str:
+    return f"1/{1 / value:.1f}".removesuffix(".0")
 
 
 def _peak(case: str, **rivals: float) -> tuple[Target, ...]:
@@ -101,4 +113,5 @@ def judge(target: Target, rows: Mapping[str, Mapping[str, Any]]) -> Verdict:
             return Verdict("no budget fits", False)
     best = min(names, key=lambda name: float(rows[name][target.measure]))
     ratio = rows[best][target.measure] / rival
-    return Verdict(_ratio(ratio), ratio <= target.most, best)
+    shown = _fraction(ratio) if target.most < _FRACTIONS else f"{ratio:.3g}"
+    return Verdict(shown, ratio <= target.most, best)
