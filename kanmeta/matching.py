@@ -25,7 +25,8 @@ LAYER_RATES, OUTPUT_RATES, FEW_BIT_RATES = (3e-3, 1e-3), (1e-3, 1e-3), (3e-3, 3e
 _WARM_UP = 50  # steps: Adam's first ones are too long, and the start is good
 
 _CHECK = 50  # steps between two looks at the held-out batches
-_PATIENCE = 8  # looks without progress before it stops
+_PATIENCE = 4  # looks without progress before it stops, once the rates have fallen
+_FALLEN = 0.75  # share of the steps; before, large rates hide the progress that falling ones show
 
 
 def resolve_loss(loss: "str | Loss | None", output: Tensor) -> tuple[str, Loss]:
@@ -193,7 +194,7 @@ def _train(
                 if now < best:
                     best, at = now, step
                     kept[:] = [p.detach().clone() for p in everything]
-                elif step - at >= _PATIENCE * _CHECK:
+                elif step - max(at, _FALLEN * steps) >= _PATIENCE * _CHECK:
                     break
     return f"held-out loss {first:.4g} -> {best:.4g}, best at step {at} of {steps}"
 

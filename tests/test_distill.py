@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import kanmeta
 from kanmeta import code_fit, errors, matching
+from kanmeta.distill_data import Batches
 from kanmeta.layer_metric import standard_call
 from kanmeta.linear_code import linear_code, pca_floor, squared_error
 from recipes.reference.fast_kan import FastKAN
@@ -407,6 +408,20 @@ def test_an_interruption_leaves_the_best_state() -> None:
         assert float((student(x) - teacher(x)).norm()) < 0.3 * start
     nn.functional.mse_loss(student(x), teacher(x)).backward()
     assert all(z.grad is not None for z in kanmeta.prompts(student).values())
+
+
+@pytest.mark.parametrize("steps", [400, 1600])
+def test_it_stops_early_only_once_rates_have_fallen(steps: int) -> None:
+    """Progress may show only at small rates; without any there, 200 steps are enough."""
+    teacher, x = trained()
+    student = kanmeta.convert(kan(8, 12, 3), hidden=8)
+    data = Batches(x, 64, torch.device("cpu"), None)
+    ticks: list[None] = []
+    matching.match_outputs(
+        student, teacher, kanmeta.access.complete_layers(student), data,
+        lambda ours, theirs: (0 * ours).sum() + 1, steps, lambda: ticks.append(None),
+    )  # fmt: skip
+    assert len(ticks) == min(steps, int(0.75 * steps) + 200)
 
 
 def test_a_seed_gives_the_same_student() -> None:
