@@ -79,9 +79,14 @@ def _restore(model: Any, state: dict[str, Any]) -> Callable[[], None]:
         for layer, name, rows in before:
             setattr(layer, name, rows)
 
+    numbers = [*state["input_id"], *(n for entry in state["functions"] for n in entry[:3])]
+    if not all(type(n) is int and 0 <= n < 2**31 for n in numbers):
+        raise ValueError(f"expected numbers of inputs, layers and nodes, found {numbers}")
     try:
         model.input_id = torch.tensor(state["input_id"], device=inputs.device)
         for number, i, j, name in state["functions"]:
+            if not isinstance(name, str):
+                raise TypeError(f"expected the name of a function, found {name}")
             layer = model.symbolic_fun[number]
             layer.fix_symbolic(i, j, name, verbose=False)  # affine and masks come from the file
     except BaseException:

@@ -12,16 +12,19 @@ from kanmeta.checkpoint import load, save
 from kanmeta.distill import distill
 from kanmeta.distill_report import DistillReport
 from kanmeta.meta import MetaLearner
+from kanmeta.optimizer import CarriedOptimizer, carry_optimizer
 from kanmeta.plan import Plan
 from kanmeta.prompt_bits import few_bit_prompts
 from kanmeta.registry import adapter_for, register_adapter
 from kanmeta.report import summary
+from kanmeta.sharding import fully_shard
 from kanmeta.switch import set_execution
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Adapter",
+    "CarriedOptimizer",
     "Container",
     "DistillReport",
     "MetaLearner",
@@ -29,11 +32,13 @@ __all__ = [
     "Slot",
     "__version__",
     "adapter_for",
+    "carry_optimizer",
     "coefficients",
     "convert",
     "distill",
     "errors",
     "few_bit_prompts",
+    "fully_shard",
     "load",
     "materialize",
     "meta_learners",

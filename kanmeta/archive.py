@@ -25,6 +25,7 @@ NAME = "archive"
 """Of the outer file's only tensor."""
 
 _LARGEST_HEADER = 16_000_000  # bytes
+_TIGHTEST = 200  # times that a header of thousands of layers is smaller when compressed
 _LZMA: list[dict[str, Any]] = [
     {"id": lzma.FILTER_LZMA1, "dict_size": 1 << 20, "lc": lc, "lp": 0, "pb": 0} for lc in (0, 4)
 ]
@@ -61,7 +62,8 @@ def inner_header(path: Path, start: int) -> bytes:
     """
     with path.open("rb") as file:
         file.seek(start)
-        head = _Pieces(file.read()).take(_LARGEST_HEADER)
+        raw = file.read()
+    head = _Pieces(raw).take(min(_LARGEST_HEADER, (1 << 16) + _TIGHTEST * len(raw)))
     if len(head) < 10 or len(head) != 8 + int.from_bytes(head[:8], "little"):
         raise CorruptCheckpointError(f"{path} has a damaged archive: its header is incomplete")
     return head
@@ -84,8 +86,9 @@ def content(path: Path, start: int, size: int) -> dict[str, Tensor]:
     while rest >= 0 and pieces.left:
         parts.append(pieces.take(rest))
         rest -= len(parts[-1])
-    inner = b"".join(parts)
-    if rest != 0 or zlib.crc32(inner) != int.from_bytes(raw[-4:], "little"):
+    inner, check = b"".join(parts), raw[-4:]
+    del parts, pieces, raw  # as large as the file and as what is in it
+    if rest != 0 or zlib.crc32(inner) != int.from_bytes(check, "little"):
         raise CorruptCheckpointError(
             f"{path} has a damaged archive: expected {size} bytes in it, found "
             f"{len(inner)}{' others' if rest == 0 else ''}"

@@ -7,9 +7,8 @@ under the metadata key ``"kanmeta"``, how to convert a fresh model of the librar
 import json
 import logging
 import os
-import secrets
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -20,15 +19,18 @@ from torch import Tensor, nn
 from kanmeta import archive, restore
 from kanmeta import header as headers
 from kanmeta.adapter import Adapter
+from kanmeta.atomic import replacing
 from kanmeta.codebook import BITS
 from kanmeta.discovery import refuse_conflicts, refuse_wrapped
 from kanmeta.errors import (
     AlreadyConvertedError,
     CheckpointError,
+    CorruptCheckpointError,
     ModelMismatchError,
 )
 from kanmeta.extra_state import moved_attributes, restore_containers
 from kanmeta.prompt_bits import check_bits, decode, decoded_shapes, encode
+from kanmeta.shards import gathered, is_sharded
 from kanmeta.spec import CONSTANTS
 from kanmeta.surgery import bindings, install, install_containers, is_converted
 from kanmeta.transfer import put_back
@@ -49,7 +51,8 @@ def save(
 
     >>> kanmeta.save(kanmeta.convert(KAN([64, 32, 10])), "kan.safetensors", prompt_bits=4)
 
-    Atomic: a file that was at ``path`` is replaced as a whole or, if anything fails, kept.
+    Atomic: a file that was at ``path`` is replaced as a whole or, if anything fails, kept. A model
+    that is sharded (FSDP2) is gathered: call it on every rank, the first one writes.
 
     Args:
         model: a converted model; not changed.
@@ -74,33 +77,25 @@ def save(
         )
     check_bits(prompt_bits)
     coded = prompt_bits in BITS
-    target = Path(os.path.realpath(path))  # follow a link instead of replacing it
     described = headers.describe(model, prompt_bits if coded else None)
     metadata = {"kanmeta": json.dumps(described, separators=(",", ":"))}
     tensors, aliases = _tensors(model, dtype)
     if prompt_bits is not None:
-        prompts = {f"{n}.prompts".lstrip("."): b.prompts for n, b in bindings(model)}
+        prompts = {f"{n}.prompts".lstrip("."): gathered(b.prompts) for n, b in bindings(model)}
         encode(tensors, prompts, prompt_bits, dtype)
     if aliases:
         metadata["aliases"] = json.dumps(aliases, separators=(",", ":"))
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
-    try:
-        partial.touch()
-        like = target if target.exists() else partial
-        mode = like.stat().st_mode & 0o777  # safetensors would make it readable to its owner only
-        if coded:
-            outer = {key: described[key] for key in ("format", "kanmeta")}
-            archive.write(tensors, metadata, partial, json.dumps(outer, separators=(",", ":")))
-        else:
-            save_file(tensors, partial, metadata)
-        partial.chmod(mode)
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, target)
-    except SafetensorError as error:  # how safetensors reports a missing folder or a full disk
-        raise OSError(f"cannot write {target}: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    if any(map(is_sharded, model.parameters())) and torch.distributed.get_rank() > 0:
+        return
+    outer = json.dumps({key: described[key] for key in ("format", "kanmeta")})
+    with replacing(path) as new:
+        try:
+            if coded:
+                archive.write(tensors, metadata, new, outer)
+            else:
+                save_file(tensors, new, metadata)
+        except SafetensorError as error:  # how safetensors reports a full disk
+            raise OSError(str(error)) from error
 
 
 def load(
@@ -143,37 +138,57 @@ def load(
             "load expects a freshly built, unconverted model and converts it itself; build a new "
             "one, or call kanmeta.materialize(model) first"
         )
-    header, aliases, stored, packed = headers.read(Path(path))
-    shapes = decoded_shapes(header, stored)
+    with _named(path, headers.DAMAGE):
+        header, aliases, stored, packed = headers.read(Path(path))
+        shapes = decoded_shapes(header, stored)
     try:
         found = restore.match_layers(model, header, adapters)
         refuse_conflicts(model, found)
         skipped = _compare(restore.expected_shapes(model, header, found), shapes, aliases, strict)
     except ModelMismatchError as error:
         raise ModelMismatchError(f"{path} does not belong to this model:\n{error}") from None
-    if packed is not None:
-        tensors = archive.content(Path(path), *packed)
-        decode(header, tensors)
-        tensors = {name: tensor for name, tensor in tensors.items() if name not in skipped}
-    else:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in shapes if name not in skipped}
-    tensors |= {alias: tensors[name] for alias, name in aliases.items() if name in tensors}
-    ready = restore.installations(header, found, tensors)
+    with _named(path, headers.DAMAGE):
+        if packed is not None:
+            tensors = archive.content(Path(path), *packed)
+            decode(header, tensors)
+            tensors = {name: tensor for name, tensor in tensors.items() if name not in skipped}
+        else:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in shapes if name not in skipped}
+        tensors |= {alias: tensors[name] for alias, name in aliases.items() if name in tensors}
+        ready = restore.installations(header, found, tensors)
+        restore.check_types(model, tensors)
     attributes = restore.attributes(header, found, tensors)
-    plain = restore.plain_tensors(model, found).values()
-    before = [(tensor, tensor.detach().clone()) for tensor in plain]
-    with ExitStack() as undo:
+    with _named(path), ExitStack() as undo:
         undo.callback(install(ready))
         undo.callback(install_containers(model, header["frozen"]))
-        undo.callback(put_back, before)
+        undo.callback(put_back, restore.containers_tensors(model, header))
         undo.callback(restore_containers(model, header["containers"]))
         for layer, name, value in attributes:
             undo.callback(setattr, layer, name, vars(layer)[name])
             setattr(layer, name, value)
-        model.load_state_dict(tensors, strict=strict)  # a module of the user's may refuse its part
+        for prefix, module in restore.loading_by_themselves(model):  # and so may refuse
+            undo.callback(put_back, restore.copies(module))
+            own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+            module.load_state_dict(own, strict=strict)
+        model.load_state_dict(tensors, strict=strict)  # copies numbers, which cannot fail
         undo.pop_all()
     return model
+
+
+@contextmanager
+def _named(
+    path: str | os.PathLike[str], damage: tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
+    """Say in every error of ours which file it is about; ``damage`` are others that it causes."""
+    try:
+        yield
+    except CheckpointError as error:
+        if str(path) in str(error):
+            raise
+        raise type(error)(f"{path}: {error}") from error
+    except damage as error:
+        raise CorruptCheckpointError(f"{path} is damaged: {error!r}") from error
 
 
 def _compare(
@@ -223,7 +238,7 @@ def _tensors(
             aliases[name] = name_of[tensor]
             continue
         narrow = dtype is not None and tensor.is_floating_point() and not name.endswith(CONSTANTS)
-        stored = tensor.detach().to("cpu", dtype if narrow else tensor.dtype)
+        stored = gathered(tensor.detach()).to("cpu", dtype if narrow else tensor.dtype)
         # A view of somebody else's memory would be refused or stored with all of it.
         tensors[name] = stored.contiguous().clone() if stored._is_view() else stored.contiguous()
     return tensors, aliases

@@ -25,6 +25,7 @@ from kanmeta.guard import GeneratedTensor, refusal
 from kanmeta.independence import rows_are_independent, without_dropout
 from kanmeta.meta import MetaLearner
 from kanmeta.shadow import Shadow, rows_are_mixed
+from kanmeta.shards import refuse_shards
 from kanmeta.spec import LayerSpec
 from kanmeta.unkept import unkept
 
@@ -125,6 +126,7 @@ class Binding:
         small = self.execution == "auto" and self.generated_bytes <= self.allowed
         if not keep and not small and self.execution != "materialize" and not _traced():
             return self.from_sources(self.sources())
+        self._refuse_shards()
         z, layer = self.prompts, self.layer
         with no_autocast(z.device.type):
             w = self.meta_learner(z, layer.coefficient_scale, layer.coefficient_offset)
@@ -134,6 +136,7 @@ class Binding:
 
     def sources(self) -> stream.Sources:
         """All that coefficients are generated from: z, W1, b1, W2, b2 and T."""
+        self._refuse_shards()
         z, layer = self.prompts, self.layer
         with no_autocast(z.device.type):
             scale, offset = (
@@ -141,6 +144,11 @@ class Binding:
                 layer.get_buffer("coefficient_offset"),
             )
             return (z, *self.meta_learner.folded(z, scale, offset), self.map)
+
+    def _refuse_shards(self) -> None:
+        users = (b.layer for b in self.meta_learner.bindings if isinstance(b, Binding))
+        others = (layer for layer in users if layer is not self.layer)
+        refuse_shards(self.name or "(root)", self.prompts, self.meta_learner, others)
 
     def from_sources(self, sources: stream.Sources) -> Tensor:
         """Generate coefficients without keeping the hidden activations."""

@@ -78,7 +78,7 @@ def restore_containers(model: nn.Module, states: Sequence[Mapping[str, Any]]) ->
                 raise ModelMismatchError(f"{name or '(root)'}: expected a model like the one saved")
             try:
                 undo.callback(container.restore(module, state))
-            except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
                 raise ModelMismatchError(
                     f"{name or '(root)'} ({container.name}): cannot restore {state}: {error!r}"
                 ) from error

@@ -26,12 +26,18 @@ from kanmeta.meta import ACTIVATIONS
 from kanmeta.policy import EXECUTIONS
 from kanmeta.surgery import FROZEN
 
-__all__ = ["FORMAT", "Header", "describe", "read"]
+__all__ = ["DAMAGE", "FORMAT", "Header", "describe", "read"]
 
 FORMAT = 2
 """Newest version of the header. Files without codes are written in version 1: all can read it."""
 
 _LARGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
+
+DAMAGE = (
+    *(ValueError, LookupError, TypeError, AttributeError, ArithmeticError, SafetensorError),
+    RecursionError,  # brackets in brackets
+)
+"""What reading JSON that nobody wrote for us may raise."""
 
 
 class Header(NamedTuple):
@@ -140,7 +146,7 @@ def read(path: Path) -> Header:
         _expect(type(aliases) is dict and all(map(shapes.__contains__, aliases.values())), aliases)
         with safe_open(path, framework="pt"):
             pass
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, SafetensorError) as error:
+    except DAMAGE as error:
         raise CorruptCheckpointError(f"{path} has a damaged header: {error!r}") from error
     return Header(header, aliases, shapes, packed)
 
@@ -156,7 +162,7 @@ def _conversion(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
         header: dict[str, Any] = json.loads(metadata["kanmeta"])
         found = header["format"]
-    except (ValueError, KeyError, TypeError) as error:
+    except DAMAGE as error:
         raise CorruptCheckpointError(f"{path} has a damaged header: {error!r}") from error
     if isinstance(found, int) and found > FORMAT:
         raise VersionError(
@@ -171,6 +177,7 @@ def _entries(path: Path, text: bytes) -> tuple[dict[str, tuple[int, ...]], dict[
     try:
         entries = json.loads(text)
         metadata = entries.pop("__metadata__", {})
+        _expect(type(metadata) is dict and all(type(v) is str for v in metadata.values()), metadata)
         shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
         spans = {name: tuple(entry["data_offsets"]) for name, entry in entries.items()}
         sizes = [n for pair in (*shapes.values(), *spans.values()) for n in pair]
@@ -180,7 +187,7 @@ def _entries(path: Path, text: bytes) -> tuple[dict[str, tuple[int, ...]], dict[
         _expect(all(0 <= lengths[n] <= 16 * math.prod(shapes[n]) for n in shapes), spans)
         _expect(sum(lengths.values()) == max((end for _, end in spans.values()), default=0), spans)
         last = max((end for _, end in spans.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except DAMAGE as error:
         raise CorruptCheckpointError(f"{path} has a damaged header: {error!r}") from error
     return shapes, metadata, last
 

@@ -51,6 +51,7 @@ class MetaLearner(nn.Module):
 
     bias1: nn.Parameter | None
     bias2: nn.Parameter | None
+    gathered_with_model = False  # set by kanmeta.fully_shard
 
     def __init__(
         self, dim_z: int, hidden: int, dim_w: int, activation: str = "relu", bias: bool = True

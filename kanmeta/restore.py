@@ -17,7 +17,16 @@ from kanmeta.recognition import describe, without_dead
 from kanmeta.spec import CONSTANTS, tensor_at
 from kanmeta.surgery import Installation
 
-__all__ = ["attributes", "expected_shapes", "installations", "match_layers", "plain_tensors"]
+__all__ = [
+    "attributes",
+    "check_types",
+    "containers_tensors",
+    "copies",
+    "expected_shapes",
+    "installations",
+    "loading_by_themselves",
+    "match_layers",
+]
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -71,7 +80,7 @@ def match_layers(
     return found_layers
 
 
-def plain_tensors(model: nn.Module, found: Sequence[Found]) -> dict[str, Tensor]:
+def _plain_tensors(model: nn.Module, found: Sequence[Found]) -> dict[str, Tensor]:
     """Tensors in the state_dict of ``model`` that converting ``found`` does not replace."""
     replaced = {tensor_at(item.layer, path) for item in found for path in item.spec.paths}
     return {
@@ -93,7 +102,7 @@ def expected_shapes(
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(module, []).append(f"{name}." if name else "")
-    stay = {name: tuple(tensor.shape) for name, tensor in plain_tensors(model, found).items()}
+    stay = {name: tuple(tensor.shape) for name, tensor in _plain_tensors(model, found).items()}
     added: Shapes = {}
     layer_of = {item.names[0]: item.layer for item in found}
     for entry, item in zip(header["layers"], found, strict=True):
@@ -168,3 +177,51 @@ def attributes(
             like = vars(item.layer)[attribute]
             values.append((item.layer, attribute, tensors.pop(prefix + attribute).to(like)))
     return values
+
+
+def check_types(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Raise CorruptCheckpointError for a stored tensor that cannot become the model's."""
+    for name, target in model.state_dict(keep_vars=True).items():
+        stored = tensors.get(name)
+        if stored is None or not isinstance(target, Tensor) or stored.dtype == target.dtype:
+            continue
+        try:
+            stored.flatten()[:1].to(target.dtype)
+            possible = torch.can_cast(stored.dtype, target.dtype)
+        except RuntimeError:  # there are no conversions of some formats of few bits
+            possible = False
+        if not possible:
+            raise CorruptCheckpointError(
+                f"{name} is stored as {stored.dtype}, the model's is {target.dtype}"
+            )
+
+
+def copies(module: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Pair every tensor in the state_dict of ``module`` with a copy."""
+    tensors = module.state_dict(keep_vars=True).values()
+    return [(t, t.detach().clone()) for t in tensors if isinstance(t, Tensor)]
+
+
+def containers_tensors(model: nn.Module, header: Mapping[str, Any]) -> list[tuple[Tensor, Tensor]]:
+    """Copy the tensors of the models of a library whose own state is about to be restored."""
+    modules = dict(model.named_modules())
+    names = [entry["name"] for entry in header["containers"] if entry["name"] in modules]
+    return [pair for name in names for pair in copies(modules[name])]
+
+
+def loading_by_themselves(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Prefixes and modules of a user's or a library's whose code runs when they are loaded.
+
+    Only the outermost. Modules of torch copy numbers.
+    """
+    found: list[tuple[str, nn.Module]] = []
+    for name, module in model.named_modules(remove_duplicate=False):
+        kind = getattr(type(module), "_original", type(module))
+        methods = ("_load_from_state_dict", "load_state_dict", "set_extra_state")
+        own = any(getattr(kind, m) is not getattr(nn.Module, m) for m in methods)
+        hooks = module._load_state_dict_pre_hooks or module._load_state_dict_post_hooks
+        prefix = f"{name}." if name else ""
+        inside = any(prefix.startswith(outer) for outer, _ in found)
+        if (hooks or (own and not kind.__module__.startswith("torch."))) and not inside:
+            found.append((prefix, module))
+    return found

@@ -1,0 +1,132 @@
+"""An optimiser's state across a conversion in the middle of training."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from kanmeta.errors import PlanError
+
+__all__ = ["CarriedOptimizer", "carry_optimizer"]
+
+
+@dataclass
+class CarriedOptimizer:
+    """What became of an optimiser's Parameters, by their names in the model.
+
+    Attributes:
+        kept: they are still there, with their state, in the group where they were.
+        reset: they are new and start without state.
+        dropped: they are gone, and their state with them.
+        left_out: they are new and nothing trains them, because the optimiser did not train those
+            that they stand for either.
+    """
+
+    kept: tuple[str, ...] = ()
+    reset: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """One line of each kind, for ``print``."""
+        kinds = ("kept", "reset", "dropped", "left_out")
+        lines = [f"{k}: {', '.join(getattr(self, k))}" for k in kinds if getattr(self, k)]
+        return "\n".join(lines) or "kept: nothing"
+
+
+@contextmanager
+def carry_optimizer(
+    optimizer: torch.optim.Optimizer, model: nn.Module
+) -> Iterator[CarriedOptimizer]:
+    """Let an optimiser follow a model through ``convert``, ``materialize`` or ``load``.
+
+    >>> model = torch.nn.Sequential(KAN([64, 32]), torch.nn.Linear(32, 10))
+    >>> optimiser = torch.optim.Adam(model.parameters())
+    >>> with kanmeta.carry_optimizer(optimiser, model) as carried:
+    ...     model = kanmeta.convert(model)                 # with distill= to keep what it learnt
+    >>> carried.kept, carried.reset[0]
+    (('1.weight', '1.bias'), '0.layers.0.prompts')
+
+    Parameters that are still there afterwards keep their state exactly (Adam's moments and step,
+    SGD's momentum). Those that are gone leave the optimiser. New ones, prompts and meta-learners
+    or the library's own after ``materialize``, start without state in the group of those that
+    they stand for: its learning rate and all other options hold for them. There are as many
+    groups as before, so that a learning rate scheduler goes on.
+
+    Args:
+        optimizer: changed in place when the block ends, also if it ends by an error.
+        model: the model that it trains, not wrapped.
+
+    Returns:
+        A context; what it gives is filled when the block ends.
+
+    Raises:
+        PlanError: the optimiser keeps a state that does not belong to single Parameters (LBFGS)
+            or makes it when it is built (Adagrad).
+    """
+    if isinstance(optimizer, torch.optim.LBFGS | torch.optim.Adagrad):
+        raise PlanError(
+            f"the state of {type(optimizer).__name__} cannot follow a model whose Parameters "
+            "change; make a new optimiser afterwards: kanmeta.param_groups(model, lr=...)"
+        )
+    before = dict(model.named_parameters())
+    carried = CarriedOptimizer()
+    try:
+        yield carried
+    finally:
+        _follow(optimizer, before, dict(model.named_parameters()), carried)
+
+
+def _follow(
+    optimizer: torch.optim.Optimizer,
+    before: dict[str, nn.Parameter],
+    after: dict[str, nn.Parameter],
+    carried: CarriedOptimizer,
+) -> None:
+    """Change the groups and say in ``carried`` what was done."""
+    group_of = {p: i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
+    old, present = set(before.values()), set(after.values())
+    gone = {name: p for name, p in before.items() if p not in present}
+    trained = [name for name, p in before.items() if p in group_of]
+    joining: dict[int, list[str]] = {}
+    reset, left_out = [], []
+    for name, p in after.items():
+        if p in old or not p.requires_grad:
+            continue
+        source = _stands_for(name, [*gone], trained)
+        if source is None:
+            left_out.append(name)
+        else:
+            joining.setdefault(group_of[gone[source]], []).append(name)
+            reset.append(name)
+    lost = set(gone.values())
+    for i, group in enumerate(optimizer.param_groups):
+        new, stays = joining.get(i, []), [p not in lost for p in group["params"]]
+        if "param_names" in group:
+            group["param_names"] = [*itertools.compress(group["param_names"], stays), *new]
+        group["params"] = [*itertools.compress(group["params"], stays), *(after[n] for n in new)]
+    for p in lost:
+        optimizer.state.pop(p, None)
+    carried.kept = tuple(name for name in trained if name not in gone)
+    carried.dropped = tuple(name for name in trained if name in gone)
+    carried.reset, carried.left_out = tuple(reset), tuple(left_out)
+
+
+def _stands_for(name: str, gone: Sequence[str], trained: Sequence[str]) -> str | None:
+    """Name of a trained Parameter that is gone, of the layer of the new one called ``name``.
+
+    Of several the first, which of a converted layer are its prompts. A layer is the nearest module
+    with Parameters that are gone. A meta-learner that its owner does not train, others may.
+    """
+    module, shared = name, ".meta_learner." in f".{name}"
+    while module:
+        module = module.rpartition(".")[0]
+        prefix = f"{module}." if module else ""
+        candidates = [n for n in gone if n.startswith(prefix)]
+        found = next((n for n in candidates if n in trained), None)
+        if found is not None or (candidates and not shared):
+            return found
+    return None

@@ -1,0 +1,190 @@
+"""carry_optimizer: what stays keeps its state, what is new trains on in the right group."""
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import kanmeta
+from kanmeta import errors
+from recipes.reference.fast_kan import FastKAN
+
+SIZES = [6, 30, 4]
+PLAIN = ["layernorm.weight", "layernorm.bias", "base_linear.bias"]
+GONE = ["spline_linear.weight", "base_linear.weight"]
+
+Build = Callable[[Any], torch.optim.Optimizer]
+BUILD: dict[str, Build] = {
+    "adam": lambda p: torch.optim.Adam(p, lr=0.01),
+    "adamw amsgrad": lambda p: torch.optim.AdamW(p, lr=0.01, amsgrad=True),
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.5),
+}
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    x = torch.rand(8, SIZES[0], generator=torch.Generator().manual_seed(0))
+    (model(x) - x[:, :4]).square().mean().backward()
+    optimizer.step()
+
+
+def convert(model: nn.Module) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", errors.LargerModelWarning)
+        kanmeta.convert(model, hidden=4)
+
+
+def groups(model: nn.Module) -> list[dict[str, Any]]:
+    """One of layer 0, one of what is in layer 1, with other options."""
+    first, second = model.layers  # type: ignore[misc]
+    return [
+        {"params": list(first.parameters()), "weight_decay": 0.1},  # type: ignore[union-attr]
+        {"params": list(second.parameters()), "lr": 0.5, "name": "second"},  # type: ignore[union-attr]
+    ]
+
+
+def states(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Any]]:
+    return {n: optimizer.state[p] for n, p in model.named_parameters() if p in optimizer.state}
+
+
+@pytest.mark.parametrize("name", BUILD)
+def test_what_stays_keeps_its_state_and_what_is_new_trains(name: str) -> None:
+    model = FastKAN(SIZES)
+    optimizer = BUILD[name](groups(model))
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+    for _ in range(3):
+        step(model, optimizer)
+    scheduler.step()
+    before = copy.deepcopy(states(model, optimizer))
+    assert all(v for v in before.values())
+    with kanmeta.carry_optimizer(optimizer, model) as carried:
+        convert(model)
+    plain = {f"layers.{i}.{n}" for i in range(2) for n in PLAIN}
+    meta = {f"layers.0.meta_learner.{n}" for n in ("weight1", "weight2", "bias1", "bias2")}
+    prompts = {"layers.0.prompts", "layers.1.prompts"}
+    frozen = {f"layers.{i}.rbf.grid" for i in range(2)}
+    assert set(carried.kept) == plain | frozen
+    assert set(carried.reset) == prompts | meta
+    assert set(carried.dropped) == {f"layers.{i}.{n}" for i in range(2) for n in GONE}
+    assert carried.left_out == ()
+    now = states(model, optimizer)
+    assert {n for n, v in now.items() if v} == plain
+    assert len(optimizer.state) == len(plain)
+    for n, values in now.items():
+        for key, value in values.items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(before[n][key])), (n, key)
+    # Every Parameter in one group, with the options of what it stands for.
+    first, second = optimizer.param_groups
+    names = {p: n for n, p in model.named_parameters()}
+    assert {names[p] for p in first["params"]} == {n for n in names.values() if "layers.0" in n}
+    assert {names[p] for p in second["params"]} == {n for n in names.values() if "layers.1" in n}
+    assert (first["lr"], first["weight_decay"], second["lr"]) == (0.005, 0.1, 0.25)
+    values = copy.deepcopy(dict(model.named_parameters()))
+    step(model, optimizer)
+    assert {n for n, p in model.named_parameters() if torch.equal(p, values[n])} == frozen
+    scheduler.step()
+    assert [g["lr"] for g in optimizer.param_groups] == [0.0025, 0.125]
+    other = BUILD[name](groups(model))  # state goes to disk and back as ever
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+
+
+def test_sgd_goes_on_as_if_nothing_had_happened() -> None:
+    """Two plain numbers have the same momentum with and without a conversion and its undoing."""
+    models = [FastKAN(SIZES)]
+    models.append(copy.deepcopy(models[0]))
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9) for m in models]
+    for model, optimizer in zip(models, optimizers, strict=True):
+        for _ in range(3):
+            step(model, optimizer)
+    with kanmeta.carry_optimizer(optimizers[0], models[0]) as there:
+        convert(models[0])
+    with kanmeta.carry_optimizer(optimizers[0], models[0]) as back:
+        kanmeta.materialize(models[0])
+    assert set(back.kept) == set(there.kept)
+    assert set(back.reset) == {f"layers.{i}.{n}" for i in range(2) for n in GONE}
+    assert set(back.dropped) == set(there.reset)
+    models[0].load_state_dict(models[1].state_dict())
+    for model, optimizer in zip(models, optimizers, strict=True):
+        step(model, optimizer)
+    for (n, a), (_, b) in zip(*(m.named_parameters() for m in models), strict=True):
+        assert torch.equal(a, b) == (n in there.kept), n
+
+
+def test_materialized_coefficients_take_the_group_of_their_prompts() -> None:
+    model = FastKAN(SIZES)
+    convert(model)
+    optimizer = torch.optim.Adam(kanmeta.param_groups(model, lr=1e-3, prompt_lr=1e-2))
+    step(model, optimizer)
+    with kanmeta.carry_optimizer(optimizer, model):
+        kanmeta.materialize(model)
+    sizes = {group["name"]: len(group["params"]) for group in optimizer.param_groups}
+    assert sizes == {"prompts": 4, "meta_learners": 0, "other": 6}  # not the frozen grids
+    step(model, optimizer)
+
+
+def test_layers_that_were_not_trained_stay_so_and_names_follow() -> None:
+    model = FastKAN(SIZES)
+    optimizer = torch.optim.Adam(model.layers[1].named_parameters())
+    named = "param_names" in optimizer.param_groups[0]  # since torch 2.7
+    with kanmeta.carry_optimizer(optimizer, model) as carried:
+        convert(model)
+    assert carried.left_out == ("layers.0.prompts",)
+    assert set(carried.reset) == {"layers.1.prompts"} | {
+        f"layers.0.meta_learner.{n}" for n in ("weight1", "weight2", "bias1", "bias2")
+    }
+    (group,) = optimizer.param_groups
+    if named:
+        assert len(group["param_names"]) == len(group["params"])
+        assert "layers.1.prompts" in group["param_names"]
+    assert "reset: layers.0.meta_learner" in str(carried)
+
+
+def test_an_error_in_the_block_leaves_what_fits_the_model() -> None:
+    model = FastKAN(SIZES)
+    optimizer = torch.optim.Adam(model.parameters())
+    step(model, optimizer)
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(errors.PlanError), kanmeta.carry_optimizer(optimizer, model) as carried:
+        kanmeta.convert(model, dim_z=0)
+    assert (carried.reset, carried.dropped) == ((), ())
+    assert _equal(optimizer.state_dict(), before)
+    carried = _interrupted(optimizer, model)
+    assert carried.reset
+    step(model, optimizer)
+    assert all(p.grad is not None for p in kanmeta.prompts(model).values())
+
+
+def _interrupted(optimizer: torch.optim.Optimizer, model: nn.Module) -> kanmeta.CarriedOptimizer:
+    with contextlib.suppress(KeyboardInterrupt), kanmeta.carry_optimizer(optimizer, model) as found:
+        convert(model)
+        raise KeyboardInterrupt
+    return found
+
+
+def _equal(a: object, b: object) -> bool:
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_equal(a[k], b[k]) for k in a)
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return torch.equal(a, b)
+    return a == b
+
+
+@pytest.mark.parametrize("kind", [torch.optim.LBFGS, torch.optim.Adagrad])
+def test_optimisers_that_cannot_follow_are_refused_before_anything_happens(kind: Any) -> None:
+    model = FastKAN(SIZES)
+    optimizer = kind(model.parameters())
+    with (
+        pytest.raises(errors.PlanError, match=r"kanmeta\.param_groups\(model, lr=") as raised,
+        kanmeta.carry_optimizer(optimizer, model),
+    ):
+        pytest.fail("the block must not run")
+    assert kind.__name__ in str(raised.value)
+    convert(model)
+    new = kind(model.parameters())  # what the advice comes to
+    assert len(new.param_groups[0]["params"]) == len(list(model.parameters()))
