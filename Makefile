@@ -23,8 +23,7 @@ lint: $(VENV)/.installed-lint
 
 # API reference from docstrings: build/docs/index.html
 docs: $(VENV)/.installed-docs
-	$(python) -m pdoc --docformat google --output-directory build/docs kanmeta kanmeta.plot \
-		kanmeta.errors
+	$(python) -m pdoc --docformat google --output-directory build/docs kanmeta kanmeta.plot
 
 # What git does not track and make, pytest, mypy or ruff made. Results of recipes (runs/) stay.
 clean:

@@ -1,7 +1,7 @@
 """kanmeta turns a Kolmogorov-Arnold Network somebody else wrote into a MetaKAN.
 
 >>> import kanmeta
->>> kanmeta.convert(model, clusters=1, dim_z=1)                        # doctest: +SKIP
+>>> model = kanmeta.convert(KAN([64, 32, 10]), clusters=1, dim_z=1)  # any supported library's KAN
 """
 
 from kanmeta import errors

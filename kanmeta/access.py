@@ -58,12 +58,29 @@ def complete_layers(model: nn.Module) -> dict[str, Binding]:
 
 
 def prompts(model: nn.Module) -> dict[str, Tensor]:
-    """Prompts z of every converted layer by name, ``(*edge_shape, dim_z)``, e.g. (out, in, 1)."""
+    """Prompts z of every converted layer by name, ``(*edge_shape, dim_z)``, e.g. (out, in, 1).
+
+    >>> model = kanmeta.convert(KAN([64, 32, 10]))
+    >>> {name: tuple(z.shape) for name, z in kanmeta.prompts(model).items()}
+    {'layers.0': (32, 64, 1), 'layers.1': (10, 32, 1)}
+
+    Raises:
+        NothingToConvertError: no layer is converted.
+    """
     return {name: binding.prompts for name, binding in converted_layers(model).items()}
 
 
 def meta_learners(model: nn.Module) -> dict[str, MetaLearner]:
-    """Meta-learners by the name of the layer that owns each: its first one."""
+    """Meta-learners by the name of the layer that owns each: its first one.
+
+    >>> model = kanmeta.convert(KAN([64, 32, 10]), clusters="layer", hidden=16)
+    >>> {name: meta.hidden for name, meta in kanmeta.meta_learners(model).items()}
+    {'layers.0': 16, 'layers.1': 16}
+
+    Raises:
+        NothingToConvertError: no layer is converted.
+        SharingError: a meta-learner in use is not part of ``model``.
+    """
     found: dict[str, MetaLearner] = {}
     owned = {m: n for n, m in model.named_modules() if isinstance(m, MetaLearner)}
     for binding in complete_layers(model).values():
@@ -74,6 +91,10 @@ def meta_learners(model: nn.Module) -> dict[str, MetaLearner]:
 
 def coefficients(model: nn.Module) -> dict[str, Tensor]:
     """Generated coefficients w of every converted layer by name, ``(*edge_shape, dim_w)``.
+
+    >>> model = kanmeta.convert(KAN([64, 32, 10]))
+    >>> kanmeta.coefficients(model)["layers.1"].shape
+    torch.Size([10, 32, 9])
 
     Gradients flow to prompts and meta-learners unless grad mode is off, so penalties on
     coefficients can be written with it.
@@ -92,6 +113,12 @@ def param_groups(
     meta_weight_decay: float | None = None,
 ) -> list[dict[str, Any]]:
     """Parameter groups for a torch optimiser: prompts, meta-learners, and everything else.
+
+    >>> model = kanmeta.convert(KAN([64, 32, 10]))
+    >>> groups = kanmeta.param_groups(model, lr=1e-3, prompt_lr=1e-2)
+    >>> [(group["name"], group["lr"]) for group in groups]
+    [('prompts', 0.01), ('meta_learners', 0.001)]
+    >>> optimiser = torch.optim.AdamW(groups)
 
     The paper trains with one AdamW for each; one optimiser with three groups does the same.
 

@@ -43,8 +43,12 @@ def plan(
 ) -> Plan:
     """Say what :func:`convert` would do with the same arguments. No side effect.
 
-    >>> import kanmeta
-    >>> print(kanmeta.plan(model, dim_z=1))                            # doctest: +SKIP
+    >>> planned = kanmeta.plan(KAN([64, 32, 10]), dim_z=2)
+    >>> planned.parameters_before, planned.parameters_after
+    (23680, 5129)
+    >>> print(planned)                                                  # doctest: +ELLIPSIS
+    layer     adapter        class      edges    dim_w  meta-learner  parameters
+    ...
 
     Args and errors: see :func:`convert`.
     """
@@ -85,6 +89,12 @@ def convert(
     w_e = offset + scale * M(z_e) by a meta-learner M that the layers of a cluster share (MetaKAN,
     ICML 2025, Eq. 8 and 13). The library's own forward runs unchanged. What the layers had learnt
     is only kept with ``distill``. Create optimisers afterwards: the old Parameters are gone.
+
+    >>> model = KAN([64, 32, 10])
+    >>> kanmeta.convert(model, dim_z=2) is model
+    True
+    >>> model.layers[0].spline_weight.shape          # generated whenever it is read
+    torch.Size([32, 64, 8])
 
     Args:
         model: any module that contains layers an adapter knows; it may be one itself.
@@ -236,6 +246,10 @@ def materialize(model: nn.Module) -> nn.Module:
     coefficients (scalers that were folded in are 1), original classes, the library's own
     ``state_dict``. A layer whose meta-learner is also used outside ``model`` may be materialized:
     the others keep the meta-learner.
+
+    >>> model = kanmeta.convert(KAN([64, 32, 10]))
+    >>> isinstance(kanmeta.materialize(model).layers[0].spline_weight, torch.nn.Parameter)
+    True
 
     Returns:
         ``model`` itself. Create optimisers anew: the Parameters are others.

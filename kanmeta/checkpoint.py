@@ -49,6 +49,8 @@ def save(
 ) -> None:
     """Write a converted model to one safetensors file.
 
+    >>> kanmeta.save(kanmeta.convert(KAN([64, 32, 10])), "kan.safetensors", prompt_bits=4)
+
     Atomic: a file that was at ``path`` is replaced as a whole or, if anything fails, kept. A model
     that is sharded (FSDP2) is gathered: call it on every rank, the first one writes.
 
@@ -104,6 +106,12 @@ def load(
     adapters: Sequence[Adapter] = (),
 ) -> nn.Module:
     """Convert a freshly built model as a checkpoint says, and load the checkpoint into it.
+
+    >>> model = kanmeta.convert(KAN([64, 32, 10]))
+    >>> kanmeta.save(model, "kan.safetensors")
+    >>> same = kanmeta.load(KAN([64, 32, 10]), "kan.safetensors")
+    >>> torch.equal(same(torch.ones(2, 64)), model(torch.ones(2, 64)))
+    True
 
     Args:
         model: the library's own model, of the architecture that was saved, not converted.

@@ -43,9 +43,12 @@ def carry_optimizer(
 ) -> Iterator[CarriedOptimizer]:
     """Let an optimiser follow a model through ``convert``, ``materialize`` or ``load``.
 
-    >>> with kanmeta.carry_optimizer(optimizer, model) as carried:      # doctest: +SKIP
-    ...     kanmeta.convert(model, distill=True)
-    >>> print(carried)                                                  # doctest: +SKIP
+    >>> model = torch.nn.Sequential(KAN([64, 32]), torch.nn.Linear(32, 10))
+    >>> optimiser = torch.optim.Adam(model.parameters())
+    >>> with kanmeta.carry_optimizer(optimiser, model) as carried:
+    ...     model = kanmeta.convert(model)                 # with distill= to keep what it learnt
+    >>> carried.kept, carried.reset[0]
+    (('1.weight', '1.bias'), '0.layers.0.prompts')
 
     Parameters that are still there afterwards keep their state exactly (Adam's moments and step,
     SGD's momentum). Those that are gone leave the optimiser. New ones, prompts and meta-learners

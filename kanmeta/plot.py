@@ -1,8 +1,5 @@
 """Pictures of what a model has learnt. Each function returns a figure; nothing is shown or written.
 
->>> from kanmeta import plot
->>> plot.functions(model, "layers.0").savefig("functions.png")            # doctest: +SKIP
-
 Needs matplotlib (the extra ``plot``), and no display.
 """
 
@@ -51,6 +48,10 @@ def functions(
 
     They are found by running the layer's own forward, so a constant of each cannot be told. Where
     a norm mixes the inputs (fast-kan's layer norm), it is left out, and the axis says so.
+
+    >>> from kanmeta import plot
+    >>> figure = plot.functions(KAN([4, 3]), edges=[(0, 0), (2, 3)])
+    >>> figure.savefig("functions.png")
 
     Args:
         model: converted or not; not changed.
@@ -113,6 +114,10 @@ def similarity(
     cos(w_a, w_b) of all pairs of edges: blocks of one colour are edges with one function up to a
     factor. Of more than 150 edges 150 are drawn, evenly spread.
 
+    >>> from kanmeta import plot
+    >>> model = kanmeta.convert(KAN([64, 32, 10]))
+    >>> figure = plot.similarity(model, before=KAN([64, 32, 10]))
+
     Args:
         model: converted or not.
         before: a second model, drawn beside it on the left.
@@ -145,6 +150,9 @@ def prompts(model: nn.Module, *, layers: Sequence[str] | None = None) -> Figure:
     ||z_a - z_b|| of all pairs of edges. Of more than 150 edges 150 are drawn, evenly spread.
     Prompts of layers with different meta-learners cannot be compared.
 
+    >>> from kanmeta import plot
+    >>> figure = plot.prompts(kanmeta.convert(KAN([64, 32, 10])))
+
     Args:
         model: a converted model.
         layers: names of layers that share a meta-learner; None: all that share the first one's.
@@ -174,6 +182,9 @@ def prompts(model: nn.Module, *, layers: Sequence[str] | None = None) -> Figure:
 
 def compression(records: Iterable[Mapping[str, Any]]) -> Figure:
     """Draw the bytes of files against the accuracy of the models in them.
+
+    >>> from kanmeta import plot
+    >>> figure = plot.compression([{"bytes": 954_696, "accuracy": 88.2, "series": "teacher"}])
 
     Args:
         records: mappings with ``"bytes"``, ``"accuracy"`` in %, and optionally ``"series"``, whose

@@ -23,9 +23,14 @@ Shapes = Mapping[str, tuple[int, ...]]
 def few_bit_prompts(model: nn.Module, bits: int) -> Iterator[nn.Module]:
     """Quantise the prompts in place, and train codebooks instead of prompts within the context.
 
-    >>> with kanmeta.few_bit_prompts(model, bits=4):                    # doctest: +SKIP
-    ...     train(model)                            # any loss, any optimiser made within
-    >>> kanmeta.save(model, path, prompt_bits=4)                        # doctest: +SKIP
+    >>> model = kanmeta.convert(KAN([64, 32, 10]))
+    >>> with kanmeta.few_bit_prompts(model, bits=4):        # any loss, any optimiser made within
+    ...     optimiser = torch.optim.Adam(model.parameters())
+    ...     model(torch.ones(2, 64)).sum().backward()
+    ...     optimiser.step()
+    >>> kanmeta.save(model, "kan.safetensors", prompt_bits=4)           # loses nothing
+    >>> len(kanmeta.prompts(model)["layers.0"].unique())
+    16
 
     Prompts with one code are equal and get the same gradient, the sum over all of them, which is
     the gradient of their entry in the codebook. So every optimiser that treats numbers alike

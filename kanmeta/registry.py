@@ -35,6 +35,10 @@ _registered: dict[str, Adapter] = {}
 def register_adapter(adapter: Adapter) -> Adapter:
     """Add ``adapter`` for the rest of the process; it is asked before the built-in ones.
 
+    >>> mine = kanmeta.register_adapter(kanmeta.adapter_for("MyLinear", like="efficient-kan"))
+    >>> mine.name
+    'efficient-kan as MyLinear'
+
     Returns:
         The adapter itself.
 

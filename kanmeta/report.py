@@ -94,6 +94,13 @@ class Summary:
 def summary(model: nn.Module, *, prompt_bits: int | None = None) -> Summary:
     """Compare a converted model with the model it came from.
 
+    >>> summary = kanmeta.summary(kanmeta.convert(KAN([64, 32, 10])))
+    >>> summary.parameters_before, summary.parameters_after
+    (23680, 2729)
+    >>> print(summary)                                                  # doctest: +ELLIPSIS
+    layer              class      edges  dim_w  before  after
+    ...
+
     Args:
         model: a converted model.
         prompt_bits: of the file whose bytes an edge are wanted, see :func:`kanmeta.save`.

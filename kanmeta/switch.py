@@ -23,6 +23,10 @@ def set_execution(
 
     All modes compute the same function and the same gradients, of any order.
 
+    >>> model = kanmeta.convert(KAN([64, 32, 10]))
+    >>> kanmeta.set_execution(model, "auto", budget=1_000_000) is model
+    True
+
     Args:
         model: a converted model.
         execution: ``"materialize"``: generate the coefficients and leave the rest to autograd.

@@ -12,10 +12,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import kanmeta
+from kanmeta.atomic import replacing
 from kanmeta.cli import bench as benching
 from kanmeta.cli import compact, sizes, tensors
 from kanmeta.cli.inputs import read_inputs
-from kanmeta.cli.output import Output, bytes_text, check_new, new_file, verb
+from kanmeta.cli.output import Output, bytes_text, check_new, verb
 from kanmeta.cli.targets import CommandError, build, foreign, give_weights, is_file, read_tensors
 from kanmeta.errors import ForeignCheckpointError
 from kanmeta.meta import ACTIVATIONS
@@ -227,7 +228,7 @@ def materialize(file: Path, out: Path, target: str, arguments: str | None, force
     odd = [name for name, value in state.items() if not isinstance(value, Tensor)]
     if odd:
         raise CommandError(f"the model's state_dict holds {', '.join(odd)}, which are no tensors")
-    with new_file(out) as partial:
+    with replacing(out) as partial:
         save_file({n: t.detach().contiguous().clone() for n, t in state.items()}, partial)
     before, after = file.stat().st_size, out.stat().st_size
     text = f"{file}: {before:,} bytes -> {out}: {after:,} bytes, {len(state)} tensors"

@@ -1,9 +1,7 @@
-"""What a command says and writes: one record as tables or as JSON, and files as a whole."""
+"""What a command says: one record as tables or as JSON, notes, and errors as one paragraph."""
 
 import functools
 import json
-import os
-import secrets
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +23,7 @@ from kanmeta.errors import (
     SkippedLayerWarning,
 )
 
-__all__ = ["Output", "bytes_text", "check_new", "new_file", "table", "verb"]
+__all__ = ["Output", "bytes_text", "check_new", "table", "verb"]
 
 _OURS = (LargerModelWarning, PlainModelWarning, SkippedLayerWarning)
 
@@ -72,8 +70,8 @@ def verb(function: Callable[..., Output]) -> Callable[..., None]:
 
 
 def _text(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:  # without its number
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)
 
 
@@ -123,16 +121,3 @@ def check_new(path: Path, force: bool) -> None:
         raise CommandError(f"{path} exists already; give another name, or --force to replace it")
     if not path.parent.is_dir():
         raise CommandError(f"there is no folder {path.parent}; make it first")
-
-
-@contextmanager
-def new_file(path: Path) -> Iterator[Path]:
-    """Give a path to write to, whose file takes the place of ``path`` if nothing fails."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
