@@ -143,7 +143,7 @@ def outputs_of_second_process(library: str, root: Path | None, folder: Path) -> 
     """Logits as :func:`second_process` computes them in a process of its own."""
     command = [sys.executable, "-m", "recipes.demo", "--library", library]
     command += ["--load-from", str(folder.resolve())]
-    command += [] if root is None else ["--data", str(root.resolve())]
+    command += [] if root is None else ["--data-root", str(root.resolve())]
     subprocess.run(command, check=True, cwd=REPOSITORY)
     return load_file(folder / "outputs.safetensors")["logits"]
 
@@ -180,18 +180,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--library", choices=LIBRARIES, default=LIBRARIES[0])
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="where Fashion-MNIST is")
+    parser.add_argument("--data-root", type=Path, metavar="PATH", help="where Fashion-MNIST is")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="keep the files here")
     parser.add_argument("--load-from", type=Path, help=argparse.SUPPRESS)  # the second process
     args = parser.parse_args(argv)
     with ExitStack() as stack:
         stack.enter_context(one_thread())
         if args.load_from:
-            second_process(args.library, args.data, args.load_from)
+            second_process(args.library, args.data_root, args.load_from)
             return
         folder = args.out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
-        run(args.library, args.data, folder)
+        run(args.library, args.data_root, folder)
 
 
 if __name__ == "__main__":

@@ -83,6 +83,8 @@ def accuracy_by_parameters(entries: Entries) -> str:
             points.setdefault(dataset, []).append((entry.parameters, entry.mean, model))
     if not points:
         return ""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+
     figure, axes = axes_of(len(points))
     for ax, (dataset, found) in zip(axes, sorted(points.items()), strict=True):
         for kind, colour in COLOURS.items():
@@ -91,6 +93,9 @@ def accuracy_by_parameters(entries: Entries) -> str:
         for x, y, model in found:
             ax.annotate(model, (x, y), textcoords="offset points", xytext=(5, 4), fontsize=7)
         ax.set(title=dataset, xscale="log", xlabel="parameters")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+        ax.xaxis.set_minor_locator(NullLocator())
         ax.margins(x=0.25)
     axes[0].set_ylabel("test accuracy, %")
     axes[0].legend(frameon=False)

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -84,6 +85,36 @@ def test_smoke(tmp_path: Path, job: Job) -> None:
     if job.recipe == "symbolic":
         assert "x_" in result["formula"]
         assert result["formula_mse"] is not None
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.__name__)
+def test_smoke_of_the_papers_protocol(tmp_path: Path, recipe: Any) -> None:
+    job = next(j for j in recipe.grid("paper", "smoke") if j.model.startswith("Meta"))
+    there = place(tmp_path)
+    execute(there, job, nothing)
+    assert ".paper." in there.result(job).name
+    result = json.loads(there.result(job).read_text())
+    test = result["curve"]["test"]
+    assert len(test) == job.epochs
+    assert result["curve"]["validation"] == []
+    best = (max if "accuracy" in result["metric"] else min)(test)
+    assert result["value"] == pytest.approx(best, rel=1e-5)
+
+
+def test_half_precision_needs_accelerate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, there = fc_job(epochs=1), place(tmp_path, precision="bf16")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "accelerate", None)
+        with pytest.raises(SystemExit, match="pip install accelerate"):
+            execute(there, job, nothing)
+    pytest.importorskip("accelerate")
+    execute(there, job, nothing)
+    half = json.loads(there.result(job).read_text())["curve"]["train_loss"]
+    whole = place(tmp_path / "whole")
+    execute(whole, job, nothing)
+    exact = json.loads(whole.result(job).read_text())["curve"]["train_loss"]
+    assert half != exact
+    assert half == pytest.approx(exact, rel=0.02)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.__name__)

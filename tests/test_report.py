@@ -145,7 +145,7 @@ def test_result_files_are_strict_json(tmp_path: Path) -> None:
 
 def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_data(tmp_path / "data")
-    demo.main(["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")])
+    demo.main(["--data-root", str(tmp_path / "data"), "--out", str(tmp_path / "out")])
     printed = capsys.readouterr().out
     assert "its 40 outputs equal those of the model that was saved, bit for bit" in printed
     assert "layers.1.prompts                         10 x 32 x 1" in printed
@@ -163,7 +163,7 @@ def test_demo_fails_if_the_second_process_disagrees(
     wrong = torch.zeros(40, 10)
     monkeypatch.setattr(demo, "outputs_of_second_process", lambda *arguments: wrong)
     with pytest.raises(SystemExit, match="FAILED"):
-        demo.main(["--data", str(tmp_path)])
+        demo.main(["--data-root", str(tmp_path)])
 
 
 def test_demo_takes_digits_where_there_is_no_fashion_mnist(
@@ -172,7 +172,7 @@ def test_demo_takes_digits_where_there_is_no_fashion_mnist(
     monkeypatch.setitem(data.DEBIAN, "fashion-mnist", tmp_path)
     images = demo.find_images("efficient-kan", tmp_path)
     assert images.name == "digits"
-    assert "--data" in capsys.readouterr().err
+    assert "--data-root" in capsys.readouterr().err
     assert images.train_images.shape == (1437, 8, 8)
     assert images.test_images.shape == (360, 8, 8)
     assert images.train_images.max() == 240
