@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kanmeta.adapter import Adapter, Slot
-from kanmeta.basis import Evaluate, elementwise
 from kanmeta.conv_basis import ConvBranch, Convolution, Formula
+from kanmeta.functions import Evaluate, elementwise
 from kanmeta.spec import tensor_at
 
 BASE = Slot("base_conv.{g}.weight", "o i ...")
