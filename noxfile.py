@@ -1,6 +1,6 @@
 """All supported combinations of Python and torch: ``nox`` runs those whose interpreters are here.
 
-One of them: ``nox -s "tests-3.11(torch='2.14.1')"``; a few tests: ``nox -s tests-3.11 -- -k golden``.
+One of them: ``nox -s "tests-3.11(torch='2.14.1')"``; few tests: ``nox -s tests-3.11 -- -k golden``.
 """
 
 import nox
