@@ -212,3 +212,34 @@ def test_only_adapters_import_adapters() -> None:
     assert ROOT / "kanmeta" / "registry.py" in files
     package = {f: ".".join(f.relative_to(ROOT).parent.parts) for f in files}
     assert [f for f in files if _imports_an_adapter(f.read_text("utf-8"), package[f])] == []
+
+
+def test_importing_kanmeta_costs_a_fraction_of_importing_torch(tmp_path: Path) -> None:
+    code = (
+        "import time; start = time.process_time(); import torch; middle = time.process_time()\n"
+        "import kanmeta; print((time.process_time() - middle) / (middle - start))"
+    )
+    shares = [float(_run(sys.executable, "-c", code, cwd=tmp_path)) for _ in range(3)]
+    assert min(shares) < 0.25
+
+
+A_WHOLE_LIFE = """
+import sys
+events = []
+sys.addaudithook(lambda event, args: events.append(event))
+import torch, kanmeta
+from pathlib import Path
+from recipes.reference.efficient_kan import KAN
+model = kanmeta.convert(KAN([20, 30, 10]), clusters=2, distill=True)
+model(torch.rand(4, 20)).sum().backward()
+path = Path(sys.argv[1]) / "kan.safetensors"
+kanmeta.save(model, path, prompt_bits=4)
+kanmeta.materialize(kanmeta.load(KAN([20, 30, 10]), path))
+assert "import" in events and "open" in events
+print(*{e for e in events if e.startswith(("socket.connect", "socket.getaddr", "urllib", "http"))})
+"""
+
+
+def test_nothing_goes_to_the_network(tmp_path: Path) -> None:
+    command = (sys.executable, "-W", "ignore", "-c", A_WHOLE_LIFE, tmp_path)
+    assert _run(*command, cwd=tmp_path, pythonpath=ROOT).split() == []
