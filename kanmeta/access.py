@@ -4,8 +4,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from kanmeta.binding import Binding
 from kanmeta.errors import NothingToConvertError, PlanError, SharingError
-from kanmeta.execution import Binding
 from kanmeta.meta import MetaLearner
 from kanmeta.surgery import bindings
 

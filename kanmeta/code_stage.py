@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from kanmeta import code_fit, code_start
+from kanmeta.binding import Binding
 from kanmeta.errors import PlanError
-from kanmeta.execution import Binding
 from kanmeta.initialise import PROMPT_SPREAD, STEP
 from kanmeta.linear_code import LinearCode, blocks, linear_code, squared_error
 from kanmeta.meta import MetaLearner

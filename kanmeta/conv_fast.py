@@ -65,7 +65,7 @@ def compute(
         layer: whose norms and other tensors are used.
         spec: of the layer.
         x: ``(N, in, *space)``.
-        sources: see :meth:`kanmeta.execution.Binding.sources`.
+        sources: see :meth:`kanmeta.binding.Binding.sources`.
         activation: of the meta-learner.
         generate: sources -> coefficients, differentiable.
         budget: bytes of scratch; None: see :func:`kanmeta.policy.convolution_budget`.

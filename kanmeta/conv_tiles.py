@@ -54,7 +54,7 @@ def apply(layer: Layer, arguments: Tensors, sources: Sources) -> Tensor:
     Args:
         layer: the layer.
         arguments: inputs of the functions, each ``(N, in, *space)``.
-        sources: z, W1, b1, W2, b2; see :meth:`kanmeta.execution.Binding.sources`.
+        sources: z, W1, b1, W2, b2; see :meth:`kanmeta.binding.Binding.sources`.
     """
     parameters = parameters_of(layer.functions.each)
     counts = len(arguments), len(parameters)

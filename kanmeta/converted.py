@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from kanmeta import edits, execution
+from kanmeta.binding import Binding
 from kanmeta.errors import CoefficientWriteError, SharingError
-from kanmeta.execution import Binding
 from kanmeta.guard import refusal
 from kanmeta.spec import Methods
 

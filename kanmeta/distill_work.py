@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from kanmeta import code_stage, matching
+from kanmeta.binding import Binding
 from kanmeta.distill_data import Batches
 from kanmeta.distill_report import DistillReport, LayerReport, Stage
-from kanmeta.execution import Binding
 from kanmeta.layer_metric import Call, first_tensor, gram, standard_call, watching
 from kanmeta.linear_code import pca_floor
 from kanmeta.matching import Loss

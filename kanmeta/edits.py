@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from kanmeta.binding import Binding
 from kanmeta.errors import CoefficientWriteError
-from kanmeta.execution import Binding
 from kanmeta.layout import Rearrangement
 from kanmeta.spec import ADDED, SlotSpec, tensor_at
 

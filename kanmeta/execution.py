@@ -7,298 +7,23 @@ run the library's forward in blocks of rows and keep only its input (:mod:`kanme
 ``"auto"``: see :mod:`kanmeta.policy`.
 """
 
-import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from kanmeta import conv_fast, fast, policy, stream
+from kanmeta.binding import Binding, this_thread, traced
 from kanmeta.blocks import Cut
 from kanmeta.errors import CoefficientWriteError
-from kanmeta.generate import from_matrices, no_autocast
-from kanmeta.guard import GeneratedTensor, refusal
+from kanmeta.guard import refusal
 from kanmeta.independence import rows_are_independent, without_dropout
-from kanmeta.meta import MetaLearner
 from kanmeta.shadow import Shadow, rows_are_mixed
-from kanmeta.shards import refuse_shards
-from kanmeta.spec import LayerSpec
 from kanmeta.unkept import unkept
 
-__all__ = ["Binding", "run"]
-
-
-class Binding:
-    """What a converted layer knows: its shape, its prompts' owner, its meta-learner.
-
-    It sits in the layer's ``__dict__``, so the meta-learner is not registered a second time:
-    ``state_dict`` holds it once, and ``deepcopy`` and ``pickle`` keep the sharing.
-
-    Attributes:
-        name: the layer's name when it was converted, for messages.
-        layer: the converted layer; owns ``prompts``, ``coefficient_scale``, ``coefficient_offset``.
-        spec: where its coefficients go.
-        meta_learner: shared with the other layers of its cluster.
-        execution: the mode that was asked for, a name of :data:`kanmeta.policy.EXECUTIONS`.
-        budget: bytes of scratch; None: see :func:`kanmeta.policy.default_budget`.
-        order: names of the Parameters of each module whose coefficients are generated, in their
-            original order, for ``materialize``.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        layer: nn.Module,
-        spec: LayerSpec,
-        meta_learner: MetaLearner,
-        execution: str,
-        order: dict[str, tuple[str, ...]],
-    ) -> None:
-        """See the class."""
-        self.name = name
-        self.layer = layer
-        self.spec = spec
-        self.meta_learner = meta_learner
-        self.execution = execution
-        self.budget: int | None = None
-        self.compared: tuple[tuple[object, ...], bool] = ((), False)
-        self.independent: tuple[tuple[object, ...], bool] = ((), False)
-        self.order = order
-        # Tensors of the forward pass in progress, and the thread it runs in: another thread must
-        # not pick them up, they belong to this thread's autograd graph.
-        self.active: tuple[int, dict[str, Tensor]] | None = None
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Come back from pickle or deepcopy."""
-        self.__dict__.update(state)
-        self.meta_learner.bindings.append(self)
-
-    @property
-    def prompts(self) -> Tensor:
-        """Prompts z, ``(*edge_shape, dim_z)``."""
-        prompts = self.layer.prompts
-        assert isinstance(prompts, Tensor)
-        return prompts
-
-    @property
-    def map(self) -> Tensor | None:
-        """Map T of grid updates, ``(*edge axes but o, k, k)``; None before the first."""
-        coefficient_map = self.layer.coefficient_map
-        assert coefficient_map is None or isinstance(coefficient_map, Tensor)
-        return coefficient_map
-
-    @map.setter
-    def map(self, value: Tensor | None) -> None:
-        self.layer._buffers["coefficient_map"] = value
-        if self.active is not None:  # a grid update inside forward: what follows is to see it
-            self.active = (self.active[0], self.spec.split(self.coefficients()))
-
-    @property
-    def scratch(self) -> int:
-        """Bytes of scratch."""
-        return self.scratch_for(None)
-
-    def scratch_for(self, x: Tensor | None) -> int:
-        """The same for a given input."""
-        if self.budget is not None:
-            return self.budget
-        size = 0 if x is None else x.numel() * x.element_size()
-        on_gpu = self.prompts.device.type != "cpu"
-        return policy.default_budget(self.spec.edges, self.spec.dim_w, size, on_gpu)
-
-    @property
-    def allowed(self) -> int:
-        """Bytes that ``"auto"`` leaves to autograd."""
-        return policy.UNNOTICED if self.budget is None else self.budget
-
-    @property
-    def cautious(self) -> bool:
-        """Whether to save memory only where this is faster, too: the user asked for nothing."""
-        return self.execution == "auto" and self.budget is None
-
-    @property
-    def generated_bytes(self) -> int:
-        """Bytes of the hidden activations and the coefficients, and of what is made of these."""
-        numbers = 2 * self.meta_learner.hidden + 2 * self.spec.dim_w
-        return self.spec.edges * numbers * self.prompts.element_size()
-
-    def coefficients(self, keep: bool = False) -> Tensor:
-        """Generate w = offset + scale * M(z), ``(*edge_shape, dim_w)``.
-
-        After a grid update the basis coefficients are T (offset + scale * M(z)).
-
-        Args:
-            keep: let autograd keep the hidden activations.
-        """
-        small = self.execution == "auto" and self.generated_bytes <= self.allowed
-        if not keep and not small and self.execution != "materialize" and not _traced():
-            return self.from_sources(self.sources())
-        self._refuse_shards()
-        z, layer = self.prompts, self.layer
-        with no_autocast(z.device.type):
-            w = self.meta_learner(z, layer.coefficient_scale, layer.coefficient_offset)
-            w = w if self.map is None else self._mapped(w, self.map)
-        assert isinstance(w, Tensor)
-        return w
-
-    def sources(self) -> stream.Sources:
-        """All that coefficients are generated from: z, W1, b1, W2, b2 and T."""
-        self._refuse_shards()
-        z, layer = self.prompts, self.layer
-        with no_autocast(z.device.type):
-            scale, offset = (
-                layer.get_buffer("coefficient_scale"),
-                layer.get_buffer("coefficient_offset"),
-            )
-            return (z, *self.meta_learner.folded(z, scale, offset), self.map)
-
-    def _refuse_shards(self) -> None:
-        users = (b.layer for b in self.meta_learner.bindings if isinstance(b, Binding))
-        others = (layer for layer in users if layer is not self.layer)
-        refuse_shards(self.name or "(root)", self.prompts, self.meta_learner, others)
-
-    def from_sources(self, sources: stream.Sources) -> Tensor:
-        """Generate coefficients without keeping the hidden activations."""
-        z, weight1, bias1, weight2, bias2, coefficient_map = sources
-        assert z is not None
-        assert weight1 is not None
-        assert weight2 is not None
-        matrices = weight1, bias1, weight2, bias2
-        activation, scratch = self.meta_learner.activation, self.scratch
-        with no_autocast(z.device.type):
-            w = from_matrices(z, *matrices, activation=activation, scratch=scratch)
-            return w if coefficient_map is None else self._mapped(w, coefficient_map)
-
-    def tensors(self, sources: stream.Sources) -> dict[str, Tensor]:
-        """Generated tensors in the library's own layout, by path."""
-        return self.spec.split(self.from_sources(sources))
-
-    def _mapped(self, w: Tensor, coefficient_map: Tensor) -> Tensor:
-        """Apply T, ``(*edge axes but o, k, k)``, to the basis coefficients of each edge."""
-        parts = list(torch.split(w, list(self.spec.widths), dim=-1))
-        position = self.spec.basis_position
-        assert position is not None
-        edges = "".join(chr(ord("A") + i) for i in range(len(self.spec.edge_axes)))
-        inputs = edges.replace(edges[self.spec.edge_axes.index("o")], "")
-        equation = f"{inputs}yx,{edges}x->{edges}y"
-        parts[position] = torch.einsum(equation, coefficient_map, parts[position])
-        return torch.cat(parts, dim=-1)
-
-    def fused(self, x: Tensor, sources: stream.Sources) -> Tensor | None:
-        """Run the layer by the basis that its adapter declares; None if it does not know it."""
-        return self._by_basis(self.layer, x, sources)
-
-    def _by_basis(self, layer: nn.Module, x: Tensor, sources: stream.Sources) -> Tensor | None:
-        activation, generate, call = (
-            self.meta_learner.activation,
-            self.from_sources,
-            (layer, self.spec, x, sources),
-        )
-        if self.spec.kernel:
-            return conv_fast.compute(
-                *call, activation=activation, generate=generate, budget=self.budget
-            )
-        return fast.compute(
-            *call, activation=activation, generate=generate, scratch=self.scratch_for(x)
-        )
-
-    def is_described(self, args: tuple[Any, ...]) -> bool:
-        """Whether the call is one that the basis that its adapter declares describes."""
-        mapped = self.map is not None
-        if self.spec.kernel:
-            return conv_fast.fits(self.layer, self.spec, mapped, args)
-        return fast.fits(self.spec, mapped, args)
-
-    def knows_basis(self, forward: Callable[..., Any], x: Tensor) -> bool:
-        """Whether that gives what the library's ``forward`` does; compared once a state."""
-        state = fast.state(self.layer)
-        if self.compared[0] != state and self.spec.kernel:
-            with torch.no_grad():
-                sources = self.sources()
-                generated = self.tensors(sources)
-
-            def by_basis(layer: nn.Module, x: Tensor) -> Tensor | None:
-                return self._by_basis(layer, x, sources)
-
-            function = forward.__func__  # type: ignore[attr-defined]
-            same = conv_fast.agrees(self.layer, self.spec, function, generated, by_basis, x)
-            self.compared = (state, same)
-        elif self.compared[0] != state:
-            plain = [p for n, p in self.layer.named_parameters() if "meta_learner." not in n]
-            learned = [p for p in plain if p.requires_grad]
-
-            def ours(x: Tensor) -> Tensor | None:
-                return self.fused(x, self.sources())
-
-            def theirs(x: Tensor) -> Any:
-                return self.whole(forward, (x,), {})
-
-            same = fast.agree((8, self.spec.sizes["i"]), ours, theirs, self.prompts, learned)
-            self.compared = (state, same)
-        return self.compared[1]
-
-    def treats_rows_alone(
-        self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], axis: int
-    ) -> bool:
-        """Whether ``forward``, a function, can be run in blocks; tried once a state."""
-        state = fast.state(self.layer)
-        if self.independent[0] != state:
-            shadow = Shadow(self.layer)
-            with torch.no_grad():
-                generated = self.tensors(self.sources())
-            layer = without_dropout(shadow.layer(shadow.tensors, generated))
-
-            def run(rows: Tensor) -> Any:
-                return forward(layer, rows, *args[1:], **kwargs)
-
-            self.independent = (state, rows_are_independent(run, args[0], axis))
-        return self.independent[1]
-
-    def whole(
-        self,
-        forward: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        keep: bool = False,
-    ) -> Any:
-        """Run ``forward`` on all rows at once; ``keep``: see :meth:`coefficients`."""
-        context: AbstractContextManager[object] = nullcontext()
-        if keep:
-            tensors = self.spec.split(self.coefficients(keep))
-        else:
-            sources = self.sources()
-            tensors = self.tensors(sources)
-            context = unkept(tensors, sources, self.tensors)
-        versions = _versions(tensors)
-        self.active = (_thread(), tensors)
-        try:
-            with context:
-                result = forward(*args, **kwargs)
-        finally:
-            self.active = None
-        for path, before, after in zip(tensors, versions, _versions(tensors), strict=False):
-            if after > before:
-                raise CoefficientWriteError(refusal("a write in forward", self.label(path)))
-        return result
-
-    def read(self, path: str) -> Tensor:
-        """Return the tensor at ``path`` in the library's own layout."""
-        if self.active is not None and self.active[0] == _thread():
-            return self.active[1][path]
-        tensor = self.spec.split(self.coefficients())[path]
-        return GeneratedTensor.wrap(tensor, self.label(path))
-
-    def is_reading(self, path: str, value: object) -> bool:
-        """Whether ``value`` is the tensor that the forward pass in progress reads at ``path``."""
-        active = self.active
-        return active is not None and active[0] == _thread() and value is active[1][path]
-
-    def label(self, path: str) -> str:
-        """Name of the tensor at ``path``, for messages."""
-        return f"{self.name}.{path}" if self.name else path
+__all__ = ["run"]
 
 
 def run(
@@ -309,38 +34,145 @@ def run(
     if mode == "stream":
         sources, unbound = binding.sources(), forward.__func__  # type: ignore[attr-defined]
         alone = cut is not None or bool(binding.spec.kernel)
-        described = alone and not kwargs and binding.is_described(args)
-        if described and binding.knows_basis(forward, args[0]):
-            y = binding.fused(args[0], sources)
+        described = alone and not kwargs and _is_described(binding, args)
+        if described and _knows_basis(binding, forward, args[0]):
+            y = _fused(binding, args[0], sources)
             if y is not None:  # else dropout is on where the basis has no place for it
                 return y
-        if binding.cautious:
-            return binding.whole(forward, args, kwargs, keep=True)
-        if cut is not None and binding.treats_rows_alone(unbound, args, kwargs, cut.axis):
+        slower = policy.otherwise(binding.execution, False, binding.budget)
+        if slower == "materialize":  # nobody asked for less memory
+            return _whole(binding, forward, args, kwargs, keep=True)
+        if cut is not None and _treats_rows_alone(binding, unbound, args, kwargs, cut.axis):
             return stream.run(binding.layer, unbound, args, kwargs, cut, sources, binding.tensors)
-    return binding.whole(forward, args, kwargs, keep=mode == "materialize")
+    return _whole(binding, forward, args, kwargs, keep=mode == "materialize")
 
 
 def _mode(binding: Binding, args: tuple[Any, ...]) -> tuple[str, Cut | None]:
     """Mode of this call, and how its input is cut if it is streamed."""
-    spec, x, execution = binding.spec, args[0] if args else None, binding.execution
-    if execution == "materialize" or _traced():
+    spec, x = binding.spec, args[0] if args else None
+    execution, budget = binding.execution, binding.budget
+    if execution == "materialize" or traced():
         return "materialize", None
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.device.type == "meta":
-        return "materialize" if binding.cautious else "regenerate", None
-    budget = binding.scratch
+        return policy.otherwise(execution, False, budget), None
+    kept = binding.generated_bytes + stream.row_bytes(spec, x)
+    if policy.is_left_to_autograd(execution, kept, budget):
+        return "materialize", None
     cut = None
     if execution != "regenerate" and rows_are_mixed(binding.layer, spec) is None:
-        cut = stream.cut_rows(spec, x, budget)
-    facts = policy.Facts(
-        # Norms that mix the rows of a convolution stay outside its tiles.
-        streams=cut is not None or (bool(spec.kernel) and binding.is_described(args)),
-        generated=binding.generated_bytes,
-        intermediate=stream.row_bytes(spec, x),
-        allowed=binding.allowed,
+        cut = stream.cut_rows(spec, x, binding.scratch)
+    # Norms that mix the rows of a convolution stay outside its tiles.
+    streams = cut is not None or (bool(spec.kernel) and _is_described(binding, args))
+    return policy.otherwise(execution, streams, budget), cut
+
+
+def _fused(binding: Binding, x: Tensor, sources: stream.Sources) -> Tensor | None:
+    """Run the layer by the basis that its adapter declares; None if it does not know it."""
+    return _by_basis(binding, binding.layer, x, sources)
+
+
+def _by_basis(
+    binding: Binding, layer: nn.Module, x: Tensor, sources: stream.Sources
+) -> Tensor | None:
+    activation, generate, call = (
+        binding.meta_learner.activation,
+        binding.from_sources,
+        (layer, binding.spec, x, sources),
     )
-    mode = policy.choose(execution, facts)
-    return "materialize" if binding.cautious and mode == "regenerate" else mode, cut
+    if binding.spec.kernel:
+        return conv_fast.compute(
+            *call, activation=activation, generate=generate, budget=binding.budget
+        )
+    return fast.compute(
+        *call, activation=activation, generate=generate, scratch=binding.scratch_for(x)
+    )
+
+
+def _is_described(binding: Binding, args: tuple[Any, ...]) -> bool:
+    """Whether the call is one that the basis that its adapter declares describes."""
+    mapped = binding.map is not None
+    if binding.spec.kernel:
+        return conv_fast.fits(binding.layer, binding.spec, mapped, args)
+    return fast.fits(binding.spec, mapped, args)
+
+
+def _knows_basis(binding: Binding, forward: Callable[..., Any], x: Tensor) -> bool:
+    """Whether that gives what the library's ``forward`` does; compared once a state."""
+    state = fast.state(binding.layer)
+    if binding.compared[0] != state and binding.spec.kernel:
+        with torch.no_grad():
+            sources = binding.sources()
+            generated = binding.tensors(sources)
+
+        def by_basis(layer: nn.Module, x: Tensor) -> Tensor | None:
+            return _by_basis(binding, layer, x, sources)
+
+        function = forward.__func__  # type: ignore[attr-defined]
+        same = conv_fast.agrees(binding.layer, binding.spec, function, generated, by_basis, x)
+        binding.compared = (state, same)
+    elif binding.compared[0] != state:
+        plain = [p for n, p in binding.layer.named_parameters() if "meta_learner." not in n]
+        learned = [p for p in plain if p.requires_grad]
+
+        def ours(x: Tensor) -> Tensor | None:
+            return _fused(binding, x, binding.sources())
+
+        def theirs(x: Tensor) -> Any:
+            return _whole(binding, forward, (x,), {})
+
+        same = fast.agree((8, binding.spec.sizes["i"]), ours, theirs, binding.prompts, learned)
+        binding.compared = (state, same)
+    return binding.compared[1]
+
+
+def _treats_rows_alone(
+    binding: Binding,
+    forward: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    axis: int,
+) -> bool:
+    """Whether ``forward``, a function, can be run in blocks; tried once a state."""
+    state = fast.state(binding.layer)
+    if binding.independent[0] != state:
+        shadow = Shadow(binding.layer)
+        with torch.no_grad():
+            generated = binding.tensors(binding.sources())
+        layer = without_dropout(shadow.layer(shadow.tensors, generated))
+
+        def run(rows: Tensor) -> Any:
+            return forward(layer, rows, *args[1:], **kwargs)
+
+        binding.independent = (state, rows_are_independent(run, args[0], axis))
+    return binding.independent[1]
+
+
+def _whole(
+    binding: Binding,
+    forward: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    keep: bool = False,
+) -> Any:
+    """Run ``forward`` on all rows at once; ``keep``: see :meth:`coefficients`."""
+    context: AbstractContextManager[object] = nullcontext()
+    if keep:
+        tensors = binding.spec.split(binding.coefficients(keep))
+    else:
+        sources = binding.sources()
+        tensors = binding.tensors(sources)
+        context = unkept(tensors, sources, binding.tensors)
+    versions = _versions(tensors)
+    binding.active = (this_thread(), tensors)
+    try:
+        with context:
+            result = forward(*args, **kwargs)
+    finally:
+        binding.active = None
+    for path, before, after in zip(tensors, versions, _versions(tensors), strict=False):
+        if after > before:
+            raise CoefficientWriteError(refusal("a write in forward", binding.label(path)))
+    return result
 
 
 def _versions(tensors: Mapping[str, Tensor]) -> list[int]:
@@ -351,16 +183,3 @@ def _versions(tensors: Mapping[str, Tensor]) -> list[int]:
         return [tensor._version for tensor in tensors.values()]
     except RuntimeError:  # torch.func's wrappers
         return []
-
-
-def _traced() -> bool:
-    """Whether torch traces or transforms this call."""
-    if torch.compiler.is_compiling():
-        return True
-    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    return transformed or torch._C._get_tracing_state() is not None
-
-
-def _thread() -> int:
-    # torch.compile cannot trace get_ident; a compiled frame runs in one thread anyway.
-    return 0 if torch.compiler.is_compiling() else threading.get_ident()

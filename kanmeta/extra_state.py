@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from kanmeta import registry
+from kanmeta.binding import Binding
 from kanmeta.errors import ModelMismatchError
-from kanmeta.execution import Binding
 
 __all__ = ["container_states", "moved_attributes", "restore_containers", "settings_of"]
 

@@ -41,7 +41,7 @@ def apply(layer: Layer, arguments: Tensors, sources: Sources) -> Tensor:
     Args:
         layer: the layer.
         arguments: inputs of the functions, each ``(N, in)``.
-        sources: z, W1, b1, W2, b2; see :meth:`kanmeta.execution.Binding.sources`.
+        sources: z, W1, b1, W2, b2; see :meth:`kanmeta.binding.Binding.sources`.
     """
     if torch.is_grad_enabled():
         sources = closed.marked(sources)

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kanmeta.binding import Binding
 from kanmeta.distill_data import Batches
 from kanmeta.errors import PlanError
-from kanmeta.execution import Binding
 from kanmeta.layer_metric import Call, first_tensor, watching
 from kanmeta.rounded import RoundedPrompts
 

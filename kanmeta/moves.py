@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from kanmeta import registry
 from kanmeta.adapter import Adapter
+from kanmeta.binding import Binding
 from kanmeta.converted import ConvertedLayer
 from kanmeta.edits import Moved, moved_edges
 from kanmeta.errors import CoefficientWriteError, LayoutError, PlainModelWarning
-from kanmeta.execution import Binding
 from kanmeta.guard import refusal
 from kanmeta.initialise import LayerInit
 from kanmeta.meta import MetaLearner

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from kanmeta.execution import Binding
+from kanmeta.binding import Binding
 from kanmeta.spec import CONSTANTS, LayerSpec
 
 __all__ = ["make_plain", "owners", "plain_layers"]

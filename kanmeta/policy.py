@@ -15,7 +15,6 @@ forward-mode differentiation every layer materializes: their own machinery trace
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from kanmeta.errors import PlanError
 from kanmeta.spec import LayerSpec
@@ -23,12 +22,12 @@ from kanmeta.spec import LayerSpec
 __all__ = [
     "EXECUTIONS",
     "UNNOTICED",
-    "Facts",
     "check",
     "check_layers",
-    "choose",
     "convolution_budget",
     "default_budget",
+    "is_left_to_autograd",
+    "otherwise",
 ]
 
 UNNOTICED = 64_000_000
@@ -87,33 +86,31 @@ def convolution_budget(edges: int, outputs: int) -> int:
     return min(_LARGEST_CONVOLUTION, max(_SMALLEST, 8 * edges, 3 * outputs))
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What the choice depends on.
+def is_left_to_autograd(execution: str, kept: int, budget: int | None) -> bool:
+    """Whether a layer materializes, whatever it could do.
 
-    Attributes:
+    Args:
+        execution: the mode that was asked for. ``"auto"`` lets autograd keep what is allowed,
+            which is exact to the bit and, for what is small, fastest.
+        kept: bytes of (edges, hidden), of coefficients and of what the library's forward keeps.
+        budget: the user's; None: :data:`UNNOTICED` is allowed.
+    """
+    allowed = UNNOTICED if budget is None else budget
+    return execution == "materialize" or (execution == "auto" and kept <= allowed)
+
+
+def otherwise(execution: str, streams: bool, budget: int | None) -> str:
+    """Mode of a layer that is not left to autograd.
+
+    Where a layer cannot be streamed, its coefficients are regenerated, which takes longer: not
+    under ``"auto"`` without a budget, where nobody asked for less memory.
+
+    Args:
+        execution: the mode that was asked for.
         streams: whether the layer, in its present mode and for this input, treats rows
             independently.
-        generated: bytes of (edges, hidden) and coefficients.
-        intermediate: bytes that the library's forward keeps, roughly.
-        allowed: bytes that a layer may keep under ``"auto"``: the budget that the user set, or
-            :data:`UNNOTICED`.
+        budget: the user's.
     """
-
-    streams: bool
-    generated: int
-    intermediate: int
-    allowed: int
-
-
-def choose(execution: str, facts: Facts) -> str:
-    """Mode that ``execution`` stands for: ``"materialize"``, ``"regenerate"`` or ``"stream"``.
-
-    ``"auto"`` lets autograd keep what is allowed, which is fastest, and streams otherwise.
-    Where a layer cannot be streamed (batch norm in training), its coefficients are regenerated.
-    """
-    if execution == "materialize":
-        return "materialize"
-    if execution == "auto" and facts.generated + facts.intermediate <= facts.allowed:
-        return "materialize"
-    return "stream" if facts.streams and execution != "regenerate" else "regenerate"
+    if streams and execution != "regenerate":
+        return "stream"
+    return "materialize" if execution == "auto" and budget is None else "regenerate"

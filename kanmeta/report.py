@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from kanmeta.access import complete_layers
-from kanmeta.execution import Binding
+from kanmeta.binding import Binding
 from kanmeta.prompt_bits import check_bits
 
 __all__ = ["LayerSummary", "Summary", "summary"]

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from kanmeta import registry
+from kanmeta.binding import Binding
 from kanmeta.converted import (
     ConvertedContainer,
     ConvertedLayer,
     converted_class,
     converted_container,
 )
-from kanmeta.execution import Binding
 from kanmeta.initialise import LayerInit
 from kanmeta.meta import MetaLearner
 from kanmeta.plain import make_plain, owners

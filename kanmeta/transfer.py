@@ -7,9 +7,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from kanmeta.binding import Binding
 from kanmeta.converted import ConvertedLayer
 from kanmeta.errors import ModelMismatchError
-from kanmeta.execution import Binding
 from kanmeta.spec import ADDED, tensor_at
 from kanmeta.surgery import bindings, is_converted, uninstall
 

@@ -91,7 +91,7 @@ def test_a_changed_prompt_is_noticed_in_backward() -> None:
         y = model(torch.randn(5, 3, dtype=torch.float64)).sum()
         with torch.no_grad():
             model.layers[0].prompts.add_(1)
-        with pytest.raises(RuntimeError, match="modified (by an )?inplace"):
+        with pytest.raises(RuntimeError, match=r"modified (by an )?inplace"):
             y.backward()
 
 
