@@ -95,21 +95,21 @@ class _Gaussians:
         self.scaled = (centres.detach() / width)[:, None]
 
     def extra(self, slopes: bool) -> int:
-        return 2 + (len(self.scaled) if slopes else 0)
+        return 1 + (len(self.scaled) if slopes else 0)
 
     def __call__(
         self, x: Tensor, columns: slice, out: Tensor | None = None, scratch: Scratch | None = None
     ) -> tuple[Tensor, Pull]:
         if out is None:
             return torch.exp(-((x / self.width).unsqueeze(1) - self.scaled).square()), no_pull
-        buffers = scratch or Scratch(x)
-        steps = torch.div(x, self.width, out=buffers.take("steps", *x.shape)).unsqueeze(1)
-        torch.sub(steps, self.scaled, out=out)
+        buffers, steps = scratch or Scratch(x), x.unsqueeze(1)
+        torch.sub(self.scaled, steps, alpha=1 / self.width, out=out)
         out.mul_(out).neg_().exp_()
 
         def pull(g: Tensor) -> Tensor:
-            distance = torch.sub(steps, self.scaled, out=buffers.take("distance", *out.shape))
-            return distance.mul_(out).mul_(g).sum(1).mul_(-2 / self.width)
+            distance = buffers.take("distance", *out.shape)
+            torch.sub(self.scaled, steps, alpha=1 / self.width, out=distance)
+            return distance.mul_(out).mul_(g).sum(1).mul_(2 / self.width)
 
         return out, pull
 

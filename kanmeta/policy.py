@@ -35,7 +35,7 @@ UNNOTICED = 64_000_000
 
 EXECUTIONS = ("auto", "materialize", "regenerate", "stream")
 
-_LARGEST, _ENOUGH, _SMALLEST = 4_000_000, 1_300_000, 400_000  # bytes
+_LARGEST, _ENOUGH, _SMALLEST = 6_000_000, 1_300_000, 400_000  # bytes
 _LARGEST_CONVOLUTION = 16_000_000
 _ON_GPU = 64_000_000
 
@@ -63,13 +63,13 @@ def default_budget(edges: int, dim_w: int, input_bytes: int = 0, on_gpu: bool = 
     A little more than its prompts take with gradients and Adam's state, 16 bytes an edge of one
     float32 number, up to 1.3 MB, with which calls cost little beside the work in them. More for
     fine grids, whose tiles are larger, for millions of edges and for large batches, beside which
-    it is nothing. At most 4 MB, beyond which blocks leave the caches; at least 0.4 MB. On a GPU
-    64 MB, because there a call costs more than the work on a small tile; tiles are never larger
-    than the layer.
+    it is little. At most 6 MB, beyond which nothing is gained; at least 0.4 MB. On a GPU 64 MB,
+    because there a call costs more than the work on a small tile; tiles are never larger than the
+    layer.
     """
     if on_gpu:
         return _ON_GPU
-    fine, batch = edges * dim_w // 3, input_bytes // 4
+    fine, batch = edges * dim_w // 3, input_bytes // 2
     return min(_LARGEST, max(_SMALLEST, fine, batch, min(_ENOUGH, 19 * edges)))
 
 
