@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.dropout import _DropoutNd
 
 from kanmeta import conv_tiles, fast, policy, stream
 from kanmeta.blocks import Cut
@@ -168,9 +167,7 @@ def _finish(layer: nn.Module, spec: LayerSpec, group: int, y: Tensor) -> Tensor:
     def nothing(sources: Sources) -> dict[str, Tensor]:
         return {}
 
-    # Blocks draw other masks than the whole batch.
-    drops = any(isinstance(m, _DropoutNd) and m.training for m in layer.modules())
-    step = len(y) if drops else _BLOCK * len(y) // max(1, y.nbytes)
+    step = _BLOCK * len(y) // max(1, y.nbytes)
     finished = stream.run(layer, forward, (y,), {}, Cut(0, max(1, step)), (), nothing)
     assert isinstance(finished, Tensor)
     return finished
