@@ -50,7 +50,7 @@ class Described:
 
 @dataclass(frozen=True)
 class Weights:
-    """W: coefficients ``(dim_w, in, out)``, or the sources that they are generated from."""
+    """W: coefficients ``(dim_w, in, out)``, or :func:`marked` sources."""
 
     tensors: Sources
     given: bool = False
@@ -77,22 +77,22 @@ class Asked:
 
 
 def marked(sources: Sources) -> Sources:
-    """The same tensors, such that backward can find out whether it is to reach them."""
-    found = iter(_Mark.apply(*[s for s in sources if s is not None]))
-    return tuple(None if s is None else next(found) for s in sources)
+    """The sources, and an empty tensor that depends on them; see :func:`wanted_sources`."""
+    return (*sources, _Mark.apply(*[s for s in sources if s is not None]))
 
 
 class _Mark(torch.autograd.Function):
-    """The identity."""
+    """Nothing, made of the sources: a node that backward passes if it is to reach one of them."""
 
     @staticmethod
-    def forward(ctx: Any, *tensors: Tensor) -> Tensors:
+    def forward(ctx: Any, *tensors: Tensor) -> Tensor:
         ctx.set_materialize_grads(False)
-        return tuple(t.view_as(t) for t in tensors)
+        ctx.number = len(tensors)
+        return tensors[0].new_empty(0)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        return gradients
+    def backward(ctx: Any, g: Tensor | None) -> tuple[None, ...]:
+        return tuple(None for _ in range(ctx.number))
 
 
 def wanted_sources(sources: Sources, wanted: Sequence[bool]) -> Sequence[bool]:
@@ -101,9 +101,11 @@ def wanted_sources(sources: Sources, wanted: Sequence[bool]) -> Sequence[bool]:
     ``ctx.needs_input_grad`` says which can be reached: that ``torch.autograd.grad(u, x)`` asks
     for x alone, it does not know, and an inner derivative would compute those of all parameters.
     """
-    nodes = {s.grad_fn for s, w in zip(sources, wanted, strict=True) if w and s is not None}
-    reached = all(node is None or torch._C._will_engine_execute_node(node) for node in nodes)
-    return wanted if reached else [False] * len(wanted)
+    mark = sources[-1]
+    node = None if mark is None else mark.grad_fn
+    if node is None or torch._C._will_engine_execute_node(node):
+        return [*wanted[:-1], False]
+    return [False] * len(wanted)
 
 
 def gradients(
@@ -216,7 +218,7 @@ def _learned(
     assert isinstance(gw, Tensor)
     if weights.given:
         return [gw]
-    w = layer.generate(weights.tensors)
+    w = layer.generate(weights.tensors[:-1])
     gw = gw.permute(1, 2, 0) if layer.input_major else gw.permute(2, 1, 0)
     targets = [s for s, g in zip(weights.tensors, wanted, strict=True) if g and s is not None]
     pulled = iter(torch.autograd.grad(w, targets, gw, create_graph=True))

@@ -43,9 +43,7 @@ def apply(layer: Layer, arguments: Tensors, sources: Sources) -> Tensor:
         arguments: inputs of the functions, each ``(N, in)``.
         sources: z, W1, b1, W2, b2; see :meth:`kanmeta.binding.Binding.sources`.
     """
-    if torch.is_grad_enabled():
-        sources = closed.marked(sources)
-    y = _Fused.apply(layer, len(arguments), *arguments, *sources)
+    y = _Fused.apply(layer, len(arguments), *arguments, *closed.marked(sources))
     assert isinstance(y, Tensor)
     return y
 
