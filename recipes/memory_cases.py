@@ -107,13 +107,14 @@ def spline_case(
     hidden: int = 32,
     activation: type[nn.Module] = nn.SiLU,
     options: Mapping[str, Any] | None = None,
+    note: str = "",
     **kwargs: Any,
 ) -> Case:
     """Layers of efficient-kan against an MLP with ``activation``; the rest as in :class:`Case`."""
     library = origins.library("efficient-kan/src/efficient_kan/kan.py", efficient_kan)
     paper = origins.paper
     return Case(
-        f"efficient-kan {[*widths]}, G={grid}, batch {batch}, hidden {hidden}",
+        f"efficient-kan {[*widths]}, G={grid}, batch {batch}, hidden {hidden}{note}",
         lambda: library.KAN([*widths], grid_size=grid),
         lambda: _mlp(widths, activation),
         None if paper is None else lambda: memory_paper.splines(paper, widths, grid, hidden),
@@ -187,6 +188,7 @@ def make_cases(origins: Origins) -> dict[str, Case]:
             2000,
             activation=nn.Tanh,
             options={"activation": "tanh"},
+            note=", Laplacian loss",
             loss=_laplacian,
             repeats=7,
             budgets=(four,),
