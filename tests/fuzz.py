@@ -28,7 +28,7 @@ from recipes.reference.efficient_kan import KAN
 from recipes.reference.fast_kan import FastKAN
 
 SECONDS = 10
-"""A file that takes longer hangs; most take a few milliseconds."""
+"""Of the processor; a file that takes longer hangs, most take a few milliseconds."""
 MEGABYTES = 100
 """By which the memory of the whole run may grow; files are of some kilobytes."""
 
@@ -285,7 +285,7 @@ def run(number: int, seed: int) -> Counter[str]:
         AssertionError: naming seed and number of a file with which something else happened.
     """
     chance, outcomes = random.Random(seed), Counter[str]()
-    signal.signal(signal.SIGALRM, _too_long)
+    signal.signal(signal.SIGPROF, _too_long)
     with tempfile.TemporaryDirectory() as folder:
         corpus = seeds(Path(folder))
         others = [data for _, data in corpus]
@@ -306,7 +306,7 @@ def run(number: int, seed: int) -> Counter[str]:
             else:
                 data = _mutated(data, others, chance)
             path.write_bytes(data)
-            signal.alarm(SECONDS)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
             watch.on = True
             try:
                 kanmeta.load(models[build], path)
@@ -319,7 +319,7 @@ def run(number: int, seed: int) -> Counter[str]:
             else:
                 outcome, text = "loaded", str(path)
             finally:
-                signal.alarm(0)
+                signal.setitimer(signal.ITIMER_PROF, 0)
                 watch.on = False
             assert not watch.events, f"seed {seed}, file {i}: {watch.events}"
             outcomes[outcome] += 1

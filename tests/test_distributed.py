@@ -54,6 +54,7 @@ def trained_by_accelerate(folder: str, size: int) -> None:
     if accelerator.is_main_process:
         kanmeta.save(accelerator.unwrap_model(wrapped), f"{folder}/kan.safetensors")
     accelerator.save_state(f"{folder}/state")
+    accelerator.wait_for_everyone()
     values = [p.detach().clone() for p in model.parameters()]
     with torch.no_grad():
         for p in model.parameters():

@@ -42,9 +42,8 @@ def run(folder: Path, *functions: Callable[[int, str], None]) -> None:
         with log.open("w") as file:
             processes.append(subprocess.Popen(command, cwd=ROOT, env=env, stderr=file))
     try:
-        for process, log in zip(processes, logs, strict=True):
-            code = process.wait(timeout=300)
-            assert code == 0, log.read_text()
+        codes = [process.wait(timeout=300) for process in processes]
+        assert codes == [0, 0], "\n".join(log.read_text() for log in logs)
     finally:
         for process in processes:
             process.kill()
