@@ -172,6 +172,8 @@ def _fast(
     rest = [next(found) if s is not None and s.requires_grad else None for s in leaves[1:]]
     formulas = [f for f in layer.functions.each if isinstance(f, Formula)]
     own = [g for f in formulas for g in f.gradients]
+    if not len(arguments[0]):  # nothing was pulled back
+        own = [torch.zeros_like(t) for t in parameters_of(formulas)]
     return [*gx, *own, gz if learned[0] else None, *rest]
 
 
