@@ -105,6 +105,14 @@ def _gram(layer: nn.Module) -> Evaluate | None:
     return Formula(function, (tensor_at(layer, "beta_weights"),))
 
 
+def _base(layer: nn.Module) -> Evaluate:
+    return elementwise(_activation(layer))
+
+
+def _identity(layer: nn.Module) -> Evaluate:
+    return elementwise(_unchanged)
+
+
 def _unchanged(x: Tensor) -> Tensor:
     return x
 
@@ -131,7 +139,7 @@ ADAPTERS = (
         edges="g o i ...",
         methods=("compute_jacobi_polynomials",),
         rows="always",
-        basis=_poly(lambda layer: elementwise(_unchanged), ConvBranch(_jacobi)),
+        basis=_poly(_identity, ConvBranch(_jacobi)),
     ),
     Adapter(
         name="torch-conv-kan/kabn-conv",
@@ -184,7 +192,7 @@ ADAPTERS = (
         edges="g o i ...",
         methods=("gram_poly",),
         rows="always",
-        basis=_poly(lambda layer: elementwise(_activation(layer)), ConvBranch(_gram)),
+        basis=_poly(_base, ConvBranch(_gram)),
     ),
     Adapter(
         name="torch-conv-kan/kagn-conv-v2",

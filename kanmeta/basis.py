@@ -15,6 +15,7 @@ from kanmeta import derivatives, functions
 from kanmeta.derivatives import Derivatives
 from kanmeta.families import GAUSSIAN, SILU, SPLINE, Family
 from kanmeta.functions import Evaluate
+from kanmeta.spline_derivatives import Splines
 from kanmeta.splines import spacing_of
 from kanmeta.splines import splines as _splines
 
@@ -62,7 +63,7 @@ def splines(grid: Tensor, order: int) -> Known:
     evaluate = _splines(grid, order)
     return Known(
         evaluate,
-        derivatives.Splines(evaluate.knots, order),
+        Splines(evaluate.knots, order),
         Family(SPLINE, len(evaluate.knots) - 4, float(evaluate.knots[2, 0]), evaluate.spacing)
         if evaluate.spacing is not None
         else None,

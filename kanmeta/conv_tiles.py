@@ -17,8 +17,8 @@ from kanmeta.coefficients import Coefficients
 from kanmeta.conv_basis import Formula, parameters_of, with_parameters
 from kanmeta.conv_cut import Geometry
 from kanmeta.conv_pass import Pass, Wanted, weight_parts
-from kanmeta.stream import Sources
-from kanmeta.tiles import dense
+from kanmeta.stream import Sources, leaves_of
+from kanmeta.tiles import dense, pull_matrices
 from kanmeta.values import Functions
 
 __all__ = ["Layer", "apply", "plain"]
@@ -150,26 +150,14 @@ def _fast(
 ) -> list[Tensor | None]:
     """Gradients of arguments, parameters and sources by tiles."""
     learned = wanted[2]
-    leaves = tuple(
-        None if s is None else s.detach().requires_grad_(g)
-        for s, g in zip(sources, learned, strict=True)
-    )
+    leaves = leaves_of(sources, learned)
     with torch.enable_grad():  # of small matrices only
         coefficients = _coefficients(leaves, layer.activation)
     with torch.no_grad():
         what = Wanted(wanted[0], any(learned), any(wanted[1]))
         each = _pass(layer, arguments, sources, coefficients, what, notes)
         gx, gz, sums = each.backward(gy)
-    pairs = [(t, g) for t, g in zip(coefficients.tables, sums, strict=True) if t.requires_grad]
-    targets = [s for s in leaves[1:] if s is not None and s.requires_grad]
-    found = iter(
-        torch.autograd.grad(
-            [t for t, _ in pairs], targets, [g for _, g in pairs], allow_unused=True
-        )
-        if targets
-        else ()
-    )
-    rest = [next(found) if s is not None and s.requires_grad else None for s in leaves[1:]]
+    rest = pull_matrices(coefficients.tables, sums, leaves[1:])
     formulas = [f for f in layer.functions.each if isinstance(f, Formula)]
     own = [g for f in formulas for g in f.gradients]
     if not len(arguments[0]):  # nothing was pulled back

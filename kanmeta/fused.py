@@ -15,9 +15,9 @@ from kanmeta.blocks import Tensors
 from kanmeta.closed import Described
 from kanmeta.families import Family
 from kanmeta.passes import Functions, Pass, Wanted
-from kanmeta.stream import Sources
+from kanmeta.stream import Sources, leaves_of
 from kanmeta.sweep import Form
-from kanmeta.tiles import Way, way_of
+from kanmeta.tiles import Way, pull_matrices, way_of
 
 __all__ = ["Layer", "apply"]
 
@@ -66,7 +66,7 @@ class _Fused(torch.autograd.Function):
         arguments, sources = blocks.present(tensors[:number]), tensors[number:]
         kernels = _kernels(layer, arguments)
         if kernels is not None:
-            return kernels.forward(arguments, sources)
+            return kernels.forward(arguments, sources[:-1])
         way = way_of(_matrices(sources), layer.activation)
         y, ctx.notes = _pass(layer, arguments, sources, way, None).forward(
             any(ctx.needs_input_grad)
@@ -82,17 +82,14 @@ class _Fused(torch.autograd.Function):
         if torch.is_grad_enabled():  # for derivatives of the derivative
             form = Form(arguments, {(j, 0): None for j in range(number)}, gy)
             asked = closed.Asked(wanted[:number], learned)
-            found = closed.gradients(layer, form, closed.Weights(sources), asked)
-            return (None, None, *found.arguments, *found.weights)
+            of_all = closed.gradients(layer, form, closed.Weights(sources), asked)
+            return (None, None, *of_all.arguments, *of_all.weights)
         kernels = _kernels(layer, arguments)
         if kernels is not None:
-            return (
-                None,
-                None,
-                *kernels.backward(arguments, sources, gy, wanted[:number], learned),
-            )
-        each = layer, arguments, sources, gy, wanted[:number], learned
-        return (None, None, *_fast(*each, ctx.notes))
+            each = arguments, sources[:-1], gy, wanted[:number], learned[:-1]
+            return (None, None, *kernels.backward(*each), None)
+        found = _fast(layer, arguments, sources, gy, wanted[:number], learned, ctx.notes)
+        return (None, None, *found)
 
 
 def _kernels(layer: Layer, arguments: Tensors) -> gpu.Kernels | None:
@@ -120,24 +117,12 @@ def _fast(
     notes: Tensor | None,
 ) -> list[Tensor | None]:
     """Gradients of arguments and sources by tiles."""
-    leaves = tuple(
-        None if s is None else s.detach().requires_grad_(g)
-        for s, g in zip(sources, learned, strict=True)
-    )
+    leaves = leaves_of(sources, learned)
     with torch.enable_grad():  # of small matrices only
         way = way_of(_matrices(leaves), layer.activation)
     small = [*way.coefficients.tables, *(t for t in (way.project, way.shift) if t is not None)]
     with torch.no_grad():
         each = _pass(layer, arguments, sources, way, Wanted(wanted, any(learned)))
         gx, gz, sums = each.backward(gy, notes)
-    pairs = [(t, g) for t, g in zip(small, sums, strict=True) if t.requires_grad]
-    targets = [s for s in leaves[1:] if s is not None and s.requires_grad]
-    found = iter(
-        torch.autograd.grad(
-            [t for t, _ in pairs], targets, [g for _, g in pairs], allow_unused=True
-        )
-        if targets
-        else ()
-    )
-    rest = [next(found) if s is not None and s.requires_grad else None for s in leaves[1:]]
+    rest = pull_matrices(small, sums, leaves[1:])
     return [*gx, gz if learned[0] else None, *rest]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kanmeta.blocks import Tensors
 from kanmeta.families import Family
-from kanmeta.stream import Sources
+from kanmeta.stream import Sources, leaves_of
 
 __all__ = ["Kernels", "usable"]
 
@@ -84,7 +84,7 @@ class Kernels:
         gz = torch.zeros_like(z) if learned[0] else None
         totals: list[Tensor | None] = [None] * (len(sources) - 1)
         for tile in self._tiles(z):
-            leaves = _leaves((self._part(z, tile), *sources[1:]), learned)
+            leaves = leaves_of((self._part(z, tile), *sources[1:]), learned)
             with torch.set_grad_enabled(any(learned)):
                 w = self.generate(leaves)
             gw = torch.empty_like(w)
@@ -137,10 +137,3 @@ class Kernels:
 def _prompts(sources: Sources) -> Tensor:
     assert sources[0] is not None
     return sources[0]
-
-
-def _leaves(sources: Sources, learned: Sequence[bool]) -> Sources:
-    return tuple(
-        None if s is None else s.detach().requires_grad_(g)
-        for s, g in zip(sources, learned, strict=True)
-    )

@@ -5,7 +5,7 @@ intermediate results and the generated coefficients exist for one block (coeffic
 at a time. Right for every layer that treats rows independently; nothing of its basis is known.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -18,13 +18,21 @@ from kanmeta.errors import ExecutionError
 from kanmeta.shadow import Shadow
 from kanmeta.spec import LayerSpec
 
-__all__ = ["cut_rows", "run"]
+__all__ = ["Sources", "cut_rows", "leaves_of", "run"]
 
 Sources = tuple[Tensor | None, ...]
 """Prompts and small matrices that coefficients are generated from."""
 
 Generate = Callable[[Sources], dict[str, Tensor]]
 """Generated tensors by path."""
+
+
+def leaves_of(sources: Sources, learned: Sequence[bool]) -> Sources:
+    """The same tensors as leaves of a graph of their own; ``learned`` of them want a gradient."""
+    return tuple(
+        None if s is None else s.detach().requires_grad_(g)
+        for s, g in zip(sources, learned, strict=True)
+    )
 
 
 def cut_rows(spec: LayerSpec, x: Tensor, budget: int) -> Cut | None:

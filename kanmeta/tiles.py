@@ -13,6 +13,7 @@ linear         sum_k (W2 W1)[k,d] B_k, a the identity      z_d: ``dim_z`` number
 In the last two, sum_i sum_k B_k(x_i) b2_k (+ W2 b1) is added to all outputs alike.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +26,7 @@ from kanmeta.generate import SLOPES, kinks, tables
 from kanmeta.meta import ACTIVATIONS
 from kanmeta.scratch import Scratch
 
-__all__ = ["Way", "dense", "way_of"]
+__all__ = ["Way", "dense", "pull_matrices", "way_of"]
 
 Matrices = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
 """W1, b1, W2, b2."""
@@ -204,3 +205,25 @@ class _Pieces(Coefficients):
 
     def total(self, sums: Tensors) -> Tensors:
         return sums[0].view(2, self.width, -1, _LANES).sum(3).unbind()
+
+
+def pull_matrices(
+    small: Sequence[Tensor], gradients: Sequence[Tensor], leaves: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """Gradients of the meta-learner's matrices from those of what was made of them.
+
+    Args:
+        small: tables and projections, made of ``leaves`` with a graph.
+        gradients: of these.
+        leaves: W1, b1, W2, b2 and what follows them.
+
+    Returns:
+        One for each of ``leaves``; None where none is wanted.
+    """
+    pairs = [(t, g) for t, g in zip(small, gradients, strict=True) if t.requires_grad]
+    targets = [s for s in leaves if s is not None and s.requires_grad]
+    if not targets:
+        return [None] * len(leaves)
+    tensors, theirs = [t for t, _ in pairs], [g for _, g in pairs]
+    found = iter(torch.autograd.grad(tensors, targets, theirs, allow_unused=True))
+    return [next(found) if s is not None and s.requires_grad else None for s in leaves]

@@ -94,13 +94,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dim-z", type=int, nargs="*", default=[1, 2, 4], metavar="N")
     parser.add_argument("--runs", nargs="*", choices=RUNS, default=RUNS, help="which data to use")
     parser.add_argument("--scratch", action="store_true", help="and a model trained from scratch")
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="where the data set is")
+    parser.add_argument("--data-root", type=Path, metavar="FOLDER", help="where the data set is")
     parser.add_argument("--download", action="store_true", help="fetch the data set if needed")
     parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--out", type=Path, default=Path(), help="parent of results/ and runs/")
     args = parser.parse_args(argv)
     try:
-        images = load_images(args.dataset, args.data, args.download)
+        images = load_images(args.dataset, args.data_root, args.download)
     except DataError as error:
         raise SystemExit(f"error: {error}") from error
     with one_thread():
