@@ -6,18 +6,21 @@ gradients are compared with ours on a few random rows. Where they differ, it is 
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kanmeta import fused
+from kanmeta import blocks, fused
 from kanmeta.basis import Basis, Known
 from kanmeta.families import Family
 from kanmeta.passes import Functions
+from kanmeta.shadow import Shadow
 from kanmeta.spec import LayerSpec
 from kanmeta.stream import Sources
 from kanmeta.sweep import Slot
+from kanmeta.unkept import unkept
 
 __all__ = ["TOLERANCES", "agree", "compute", "fits", "state"]
 
@@ -83,8 +86,35 @@ def compute(
         generate=generate,
         scratch=scratch,
     )
-    y = fused.apply(described, tuple(kind(layer, rows) for kind in kinds), sources)
+    given = [kind(layer, rows) for kind in kinds]
+    with _remade(layer, kinds, given, rows, sources):
+        y = fused.apply(described, tuple(given), sources)
     return spec.basis.finish(layer, y).view(*x.shape[:-1], y.shape[-1])
+
+
+def _remade(
+    layer: nn.Module,
+    kinds: Sequence[Callable[[nn.Module, Tensor], Tensor]],
+    given: Sequence[Tensor],
+    rows: Tensor,
+    sources: Sources,
+) -> AbstractContextManager[object]:
+    """Context in which backward makes what a norm gives of ``rows`` again: it is not kept."""
+    own = rows.untyped_storage().data_ptr()
+    names = {f"input {i} of the basis": i for i in range(len(given))}
+    made = {n: given[i] for n, i in names.items() if given[i].untyped_storage().data_ptr() != own}
+    if not made:
+        return nullcontext()
+    shadow = Shadow(layer)
+    number = len(shadow.tensors)
+    wanted = {name: kinds[names[name]] for name in made}  # not the tensors: this one outlives them
+
+    def again(kept: Sources) -> dict[str, Tensor]:
+        x, *tensors = blocks.present(kept[: 1 + number])
+        twin = shadow.layer(tensors, {})
+        return {name: kind(twin, x) for name, kind in wanted.items()}
+
+    return unkept(made, (rows, *shadow.tensors, *sources), again)
 
 
 def _families(known: Sequence[Known]) -> list[Family] | None:

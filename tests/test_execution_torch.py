@@ -1,14 +1,17 @@
 """Modes of execution under what torch offers: compilers, transforms, autocast, threads."""
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 import kanmeta
+from recipes.reference import fast_kan
 from tests.cases import EXAMPLE, case, kan
 from tests.execution_help import assert_same, derivatives, modes, trained
 
@@ -85,9 +88,10 @@ def test_autocast(name: str, dtype: torch.dtype) -> None:
             torch.testing.assert_close(ours / scale, theirs / scale, rtol=0, atol=0.05)
 
 
-def test_a_changed_prompt_is_noticed_in_backward() -> None:
+@pytest.mark.parametrize("make", [lambda: kan(3, 4), lambda: fast_kan.FastKAN([3, 4])])
+def test_a_changed_prompt_is_noticed_in_backward(make: Callable[[], nn.Module]) -> None:
     for execution in ("regenerate", "stream"):
-        model = kanmeta.convert(kan(3, 4).double(), execution=execution)
+        model = kanmeta.convert(make().double(), execution=execution)
         y = model(torch.randn(5, 3, dtype=torch.float64)).sum()
         with torch.no_grad():
             model.layers[0].prompts.add_(1)
