@@ -9,6 +9,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from safetensors import SafetensorError
+
 try:
     import fcntl
 except ImportError:  # Windows: what a killed process leaves behind stays
@@ -47,6 +49,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.replace(new, target)
             with suppress(OSError):  # the new file is in its place: it is too late to fail
                 _flush(target.parent)
+    except SafetensorError as error:  # how safetensors reports a full disk
+        raise OSError(f"cannot write {target}: {error}") from error
     except OSError as error:
         what = f"cannot write {target}: {error.strerror or error}"
         raise (OSError(what) if error.errno is None else OSError(error.errno, what)) from error
@@ -55,7 +59,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 def _own_folder(target: Path) -> tuple[Path, IO[bytes]]:
     """Make a folder beside ``target``; whoever holds the lock of the file in it is its owner."""
     while True:
-        folder = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+        folder = target.with_name(f".{_short(target)}.{secrets.token_hex(4)}.partial")
         folder.mkdir()
         with suppress(FileNotFoundError), ExitStack() as stack:
             lock = stack.enter_context((folder / "lock").open("wb"))
@@ -67,10 +71,15 @@ def _own_folder(target: Path) -> tuple[Path, IO[bytes]]:
 
 def _remove_abandoned(target: Path) -> None:
     """Remove folders of processes that are no more."""
-    for folder in target.parent.glob(f".{_escaped(target.name)}.????????.partial"):
+    for folder in target.parent.glob(f".{_escaped(_short(target))}.????????.partial"):
         with suppress(OSError), (folder / "lock").open("ab") as lock:
             if _locked(lock):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _short(target: Path) -> str:
+    """What fits in a name of 255 bytes with what is added to it."""
+    return os.fsdecode(os.fsencode(target.name)[:200])
 
 
 def _escaped(name: str) -> str:

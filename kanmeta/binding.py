@@ -165,8 +165,9 @@ class Binding:
 
     def read(self, path: str) -> Tensor:
         """Return the tensor at ``path`` in the library's own layout."""
-        if self.active is not None and self.active[0] == this_thread():
-            return self.active[1][path]
+        active = self.active  # once: another thread may set it
+        if active is not None and active[0] == this_thread():
+            return active[1][path]
         tensor = self.spec.split(self.coefficients())[path]
         return GeneratedTensor.wrap(tensor, self.label(path))
 
@@ -185,6 +186,8 @@ def traced() -> bool:
     if torch.compiler.is_compiling():
         return True
     transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    fake = torch._C._TorchDispatchModeKey.FAKE
+    transformed = transformed or torch._C._get_dispatch_mode(fake) is not None
     return transformed or torch._C._get_tracing_state() is not None
 
 

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -89,13 +89,10 @@ def save(
         return
     outer = json.dumps({key: described[key] for key in ("format", "kanmeta")})
     with replacing(path) as new:
-        try:
-            if coded:
-                archive.write(tensors, metadata, new, outer)
-            else:
-                save_file(tensors, new, metadata)
-        except SafetensorError as error:  # how safetensors reports a full disk
-            raise OSError(str(error)) from error
+        if coded:
+            archive.write(tensors, metadata, new, outer)
+        else:
+            save_file(tensors, new, metadata)
 
 
 def load(
@@ -130,7 +127,8 @@ def load(
         VersionError: it was written by a newer kanmeta.
         ModelMismatchError: it belongs to another model; the message lists every difference.
         AlreadyConvertedError: ``model`` is converted.
-        After any error ``model`` is as it was before.
+        After any error ``model`` is as it was before; only an interruption (Ctrl-C) while the last
+        plain tensors are copied leaves some of them new.
     """
     refuse_wrapped(model)
     if is_converted(model):
@@ -171,7 +169,7 @@ def load(
             undo.callback(put_back, restore.copies(module))
             own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
             module.load_state_dict(own, strict=strict)
-        model.load_state_dict(tensors, strict=strict)  # copies numbers, which cannot fail
+        model.load_state_dict(tensors, strict=strict)  # copies numbers, which was checked
         undo.pop_all()
     return model
 

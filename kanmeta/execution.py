@@ -98,7 +98,10 @@ def _is_described(binding: Binding, args: tuple[Any, ...]) -> bool:
 
 def _knows_basis(binding: Binding, forward: Callable[..., Any], x: Tensor) -> bool:
     """Whether that gives what the library's ``forward`` does; compared once a state."""
-    state = fast.state(binding.layer)
+    function = forward.__func__  # type: ignore[attr-defined]
+    state = (id(function), *fast.state(binding.layer))
+    if binding.compared[0] != state and torch.is_inference_mode_enabled():
+        return False  # there are no gradients to compare
     if binding.compared[0] != state and binding.spec.kernel:
         with torch.no_grad():
             sources = binding.sources()
@@ -107,9 +110,8 @@ def _knows_basis(binding: Binding, forward: Callable[..., Any], x: Tensor) -> bo
         def by_basis(layer: nn.Module, x: Tensor) -> Tensor | None:
             return _by_basis(binding, layer, x, sources)
 
-        function = forward.__func__  # type: ignore[attr-defined]
         same = conv_fast.agrees(binding.layer, binding.spec, function, generated, by_basis, x)
-        binding.compared = (state, same)
+        binding.compared = (state if _finite(binding) else (), same)
     elif binding.compared[0] != state:
         plain = [p for n, p in binding.layer.named_parameters() if "meta_learner." not in n]
         learned = [p for p in plain if p.requires_grad]
@@ -121,8 +123,13 @@ def _knows_basis(binding: Binding, forward: Callable[..., Any], x: Tensor) -> bo
             return _whole(binding, forward, (x,), {})
 
         same = fast.agree((8, binding.spec.sizes["i"]), ours, theirs, binding.prompts, learned)
-        binding.compared = (state, same)
+        binding.compared = (state if _finite(binding) else (), same)
     return binding.compared[1]
+
+
+def _finite(binding: Binding) -> bool:
+    """Whether comparing says something: what has diverged is unequal to itself."""
+    return bool(torch.isfinite(binding.prompts.detach()).all())
 
 
 def _treats_rows_alone(
@@ -133,7 +140,7 @@ def _treats_rows_alone(
     axis: int,
 ) -> bool:
     """Whether ``forward``, a function, can be run in blocks; tried once a state."""
-    state = fast.state(binding.layer)
+    state = (id(forward), *fast.state(binding.layer))
     if binding.independent[0] != state:
         shadow = Shadow(binding.layer)
         with torch.no_grad():

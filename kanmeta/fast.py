@@ -139,7 +139,7 @@ def agree(
         learned: tensors whose gradients are compared.
     """
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(shape, generator=generator, dtype=torch.float64)
+    x = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
     x[0] *= 4  # beyond the grid
     devices = [] if like.device.type == "cpu" else [like.device]
     found = []
@@ -151,7 +151,7 @@ def agree(
             y = run(leaf)
             if not isinstance(y, Tensor) or not y.requires_grad:
                 return False
-            weights = torch.linspace(-1, 1, y.numel()).view(y.shape).to(y)
+            weights = torch.linspace(-1, 1, y.numel(), device="cpu").view(y.shape).to(y)
             found.append(
                 [y.detach(), *torch.autograd.grad(y, [leaf, *learned], weights, allow_unused=True)]
             )

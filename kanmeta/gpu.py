@@ -5,6 +5,7 @@ cutting, because a kernel keeps nothing of the basis. Coefficients are generated
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -22,6 +23,11 @@ __all__ = ["Kernels", "usable"]
 @lru_cache(maxsize=1)
 def _has_triton() -> bool:
     return find_spec("triton") is not None
+
+
+def _device(x: Tensor) -> AbstractContextManager[object]:
+    """Triton launches on the current GPU, which need not be that of ``x``."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 def usable(x: Tensor) -> bool:
@@ -57,7 +63,8 @@ class Kernels:
             with torch.no_grad():
                 w = self.generate((self._part(z, tile), *sources[1:]))
             for family, x, part in self._branches(arguments, tile, w):
-                kernels.add_outputs(family, x, part, y)
+                with _device(x):
+                    kernels.add_outputs(family, x, part, y)
         return y
 
     def backward(
@@ -92,10 +99,11 @@ class Kernels:
             slopes = self._branches(arguments, tile, gw)
             for (family, x, part), (_, _, g), i in zip(parts, slopes, self.arguments, strict=True):
                 into = gx[i]
-                if into is not None:
-                    kernels.add_input_gradient(family, x, part, gy, into[:, tile])
-                if any(learned):
-                    kernels.weight_gradient(family, x, gy, g)
+                with _device(x):
+                    if into is not None:
+                        kernels.add_input_gradient(family, x, part, gy, into[:, tile])
+                    if any(learned):
+                        kernels.weight_gradient(family, x, gy, g)
             targets = [leaf for leaf in leaves if leaf is not None and leaf.requires_grad]
             if not targets:
                 continue

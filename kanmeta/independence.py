@@ -28,7 +28,7 @@ def rows_are_independent(run: Callable[[Tensor], Any], x: Tensor, axis: int) -> 
     """
     generator = torch.Generator().manual_seed(0)
     shape = (*x.shape[:axis], 2, *x.shape[axis + 1 :])
-    rows = torch.randn(shape, generator=generator, dtype=torch.float64).to(x)
+    rows = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(x)
     devices = [] if x.device.type == "cpu" else [x.device]
     # Checkpointing, which counts what is saved, sees nothing of this.
     with torch.random.fork_rng(devices), torch.no_grad():

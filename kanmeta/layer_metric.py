@@ -70,7 +70,7 @@ def standard_call(
     """
     channels = spec.sizes["i"] * spec.sizes.get("g", 1)
     images = [2 * size for size in spec.kernel]
-    x = torch.randn(_ROWS, channels, *images, generator=generator)
+    x = torch.randn(_ROWS, channels, *images, generator=generator, device="cpu")
     x = x.to(next(iter(layer.parameters())))
     try:
         return Call((x,), {}, first_tensor(layer(x)))
@@ -94,7 +94,7 @@ def gram(
     """
     shape = spec.edge_shape
     like = next(iter(layer.parameters()))
-    signs = torch.randint(0, 2, (*shape, 1), generator=generator).to(like) * 2 - 1
+    signs = torch.randint(0, 2, (*shape, 1), generator=generator, device="cpu").to(like) * 2 - 1
     total = torch.zeros(spec.dim_w, spec.dim_w, dtype=torch.float64, device=like.device)
     for call in calls:
 
@@ -103,7 +103,7 @@ def gram(
             return first_tensor(y).double().flatten()
 
         zero = output(like.new_zeros(*shape, spec.dim_w))
-        test = torch.randn(*shape, spec.dim_w, generator=generator).to(like) * 0.1
+        test = torch.randn(*shape, spec.dim_w, generator=generator, device="cpu").to(like) * 0.1
         once, twice = output(test) - zero, output(2 * test) - zero
         if not torch.allclose(twice, 2 * once, rtol=1e-3, atol=1e-3 * float(once.abs().max())):
             return None

@@ -180,9 +180,14 @@ def attributes(
 
 
 def check_types(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Raise CorruptCheckpointError for a stored tensor that cannot become the model's."""
+    """Raise CorruptCheckpointError for a stored tensor that cannot become the model's.
+
+    And ModelMismatchError for a tensor of the model that cannot be written to.
+    """
     for name, target in model.state_dict(keep_vars=True).items():
         stored = tensors.get(name)
+        if stored is not None and isinstance(target, Tensor):
+            _check_writable(name, target)
         if stored is None or not isinstance(target, Tensor) or stored.dtype == target.dtype:
             continue
         try:
@@ -194,6 +199,16 @@ def check_types(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             raise CorruptCheckpointError(
                 f"{name} is stored as {stored.dtype}, the model's is {target.dtype}"
             )
+
+
+def _check_writable(name: str, target: Tensor) -> None:
+    frozen = target.is_inference() and not torch.is_inference_mode_enabled()
+    repeated = 0 in (s for s, n in zip(target.stride(), target.shape, strict=True) if n > 1)
+    if frozen or repeated:
+        what = "was made in inference mode" if frozen else "is an expanded tensor"
+        raise ModelMismatchError(
+            f"{name} of the model {what}, and cannot be written to: put a clone of it in its place"
+        )
 
 
 def copies(module: nn.Module) -> list[tuple[Tensor, Tensor]]:

@@ -106,10 +106,10 @@ def _additive(layer: nn.Module, inputs: int, like: Tensor) -> bool:
     """Whether y(x) - y(0) is the sum of what the inputs of x give one by one."""
     generator = torch.Generator().manual_seed(0)
     number = min(inputs, 256)  # of a wide layer a part, the others stay zero
-    x = torch.zeros(inputs)
-    x[:number] = torch.rand(number, generator=generator) - 0.5
+    x = torch.zeros(inputs, device="cpu")
+    x[:number] = torch.rand(number, generator=generator, device="cpu") - 0.5
     one_by_one = torch.diag(x)[:number]
-    rows = torch.cat([x[None], torch.zeros(1, inputs), one_by_one]).to(like)
+    rows = torch.cat([x[None], torch.zeros(1, inputs, device="cpu"), one_by_one]).to(like)
     y = first_tensor(layer(rows)).double()
     parts = y[2:] - y[1]
     return bool((y[0] - y[1] - parts.sum(0)).abs().max() <= 1e-4 * parts.abs().sum(0).max())

@@ -122,7 +122,7 @@ class Values:
     def _factors(self, phi: Tensor, values: Tensor) -> list[Tensor]:
         rows, _, inputs = phi.shape
         if self.project is None:
-            return [phi.view(rows, -1)]
+            return [phi.view(rows, self.known * inputs)]
         psi = self.scratch.take("psi", len(self.project), rows, inputs)
         torch.mm(self.project, values.view(self.known, -1), out=psi.view(len(psi), -1))
         return list(psi.unbind())
@@ -139,7 +139,8 @@ class Values:
         rows = len(here.factors[0])
         if self.project is None:
             flat = self.scratch.take("gpsi", *here.factors[0].shape)
-            here.gradient, here.gradients = flat.view(rows, self.known, -1), [flat]
+            inputs = flat.shape[1] // self.known
+            here.gradient, here.gradients = flat.view(rows, self.known, inputs), [flat]
             return
         whole = self.scratch.take("gpsi", *(len(self.project), rows, here.factors[0].shape[1]))
         here.gradient, here.gradients = whole, list(whole.unbind())

@@ -34,6 +34,10 @@ def run(*arguments: str | Path, code: int) -> str:
         (f"{MODEL}x([6])", "has no 'KANx'"),
         (f"{MODEL}(open('x'))", "expected module:name or module:name(arguments)"),
         (f"{MODEL}([6)", "expected module:name or module:name(arguments)"),
+        (
+            f"{MODEL}([6, 5], **{{'grid_size': 9}})",
+            "expected module:name or module:name(arguments)",
+        ),
         (f"{MODEL}()", "failed with TypeError"),
         ("math:pi", "expected a class or a function"),
         ("math:floor(1)", "returned a int; expected a torch.nn.Module"),

@@ -239,8 +239,8 @@ def materialize(file: Path, out: Path, target: str, arguments: str | None, force
 @with_options(*MODEL)
 @click.option("--input", "shapes", multiple=True, required=True, help="Sizes: 128,784; repeatable.")
 @click.option("--budget", type=int, help="Bytes of scratch for 'stream' and 'auto'.")
-@click.option("--repeats", default=5, show_default=True)
-@click.option("--threads", default=1, show_default=True)
+@click.option("--repeats", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @with_options(*WEIGHTS, *CONVERSION)
 @verb
 def bench(

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -121,3 +122,5 @@ def check_new(path: Path, force: bool) -> None:
         raise CommandError(f"{path} exists already; give another name, or --force to replace it")
     if not path.parent.is_dir():
         raise CommandError(f"there is no folder {path.parent}; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise CommandError(f"no file can be made in {path.parent}; give another place")

@@ -100,7 +100,9 @@ def _call(target: str, text: str) -> tuple[str, list[Any], dict[str, Any]]:
         keywords: dict[str, Any] = {}
         if isinstance(node, ast.Call):
             positional = [ast.literal_eval(a) for a in node.args]
-            keywords = {str(k.arg): ast.literal_eval(k.value) for k in node.keywords if k.arg}
+            keywords = {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
+            if "None" in keywords:  # **{...}
+                raise ValueError(text)
             node = node.func
         name = ast.unparse(node)
         if not all(part.isidentifier() for part in name.split(".")):
