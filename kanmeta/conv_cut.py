@@ -12,8 +12,10 @@ costs beside the arithmetic that every cut needs:
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from kanmeta.tiling import halves
 
 __all__ = ["Geometry", "Problem", "Sizes", "cost", "cut"]
 
@@ -96,7 +98,7 @@ class Sizes:
 def cut(problem: Problem, numbers: int) -> Sizes:
     """Cheapest tiles of at most ``numbers`` numbers, or of one image and channel."""
     candidates = []
-    for images in _halves(problem.images):
+    for images in halves(problem.images):
         room = numbers - images * problem.an_image
         most = room // (problem.a_channel + images * problem.a_value)
         if most > 0:
@@ -119,12 +121,3 @@ def cost(problem: Problem, sizes: Sizes) -> float:
         + over_images * problem.channels * problem.weights * _A_WEIGHT
         + problem.images * problem.channels * problem.products * filled * _A_PRODUCT
     )
-
-
-def _halves(number: int) -> Iterator[int]:
-    """``number``, half of it, and so on to 1."""
-    number = max(number, 1)
-    while number > 1:
-        yield number
-        number = -(-number // 2)
-    yield 1

@@ -19,7 +19,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-__all__ = ["Problem", "Sizes", "cost", "cut", "parts"]
+__all__ = ["Problem", "Sizes", "cost", "cut", "halves", "parts"]
 
 # Seconds, measured on one core: a tile's share of Python and torch calls, one basis value, one
 # number of a partial sum. Only their ratios matter.
@@ -63,8 +63,8 @@ def cut(problem: Problem, numbers: int) -> Sizes:
     """Cheapest tiles of at most ``numbers`` numbers, or of one row, input and output."""
     candidates = [
         Sizes(rows, columns, outputs)
-        for rows in _halves(problem.rows)
-        for outputs in _halves(problem.outputs)
+        for rows in halves(problem.rows)
+        for outputs in halves(problem.outputs)
         if (most := numbers // _column(problem, rows, outputs)) > 0
         for columns in (_even(problem.inputs, most), _even(problem.inputs, most, _VECTOR))
     ]
@@ -99,7 +99,7 @@ def _column(problem: Problem, rows: int, outputs: int) -> int:
     return rows * problem.a_value + outputs * an_edge
 
 
-def _halves(number: int) -> Iterator[int]:
+def halves(number: int) -> Iterator[int]:
     """``number``, half of it, and so on to 1."""
     number = max(number, 1)
     while number > 1:

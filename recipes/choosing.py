@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recipes.readme_tables import markdown
 from recipes.records import REPOSITORY, read_json
 from recipes.report import replace_section
 
@@ -37,8 +38,7 @@ def table(results: Iterable[Mapping[str, Any]]) -> str:
         (kind, str(dim_z), data, str(-bits), *_means(found))
         for (kind, dim_z, data, bits), found in sorted(files.items())
     ]
-    lines = [HEADER, ["---"] * len(HEADER), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(HEADER, rows)
 
 
 def _means(found: Sequence[tuple[int, float]]) -> tuple[str, str, str]:

@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from safetensors import safe_open
 
 from kanmeta import header as headers
-from kanmeta.cli.output import table
+from kanmeta.cli.output import layers_table
 
 __all__ = ["info_record", "info_tables"]
 
@@ -66,27 +66,7 @@ def info_tables(record: dict[str, Any]) -> list[RenderableType]:
         f"{record['file_bytes']:,} bytes for {record['edges']:,} edges: "
         f"{record['file_bytes_per_edge']:.4g} bytes an edge, everything included"
     )
-    layers = table(
-        "layer",
-        "adapter",
-        ">edges",
-        ">dim_w",
-        ">meta",
-        "prompts",
-        "execution",
-        rows=[
-            (
-                layer["name"] or "(root)",
-                layer["adapter"],
-                " x ".join(map(str, layer["edges"])),
-                layer["dim_w"],
-                f"#{layer['meta_learner']}",
-                layer["prompts"],
-                layer["execution"],
-            )
-            for layer in record["layers"]
-        ],
-    )
+    layers = layers_table(record["layers"], ["prompts", "execution"], ["prompts", "execution"])
     metas = [
         f"meta-learner #{i}: {m['dim_z']} -> {m['hidden']} {m['activation']} -> {m['dim_w']}"
         f"{'' if m['bias'] else ', no biases'}, stored with {m['layer'] or '(root)'}"

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from kanmeta.errors import (
     SkippedLayerWarning,
 )
 
-__all__ = ["Output", "bytes_text", "check_new", "table", "verb"]
+__all__ = ["Output", "bytes_text", "check_new", "layers_table", "table", "verb"]
 
 _OURS = (LargerModelWarning, PlainModelWarning, SkippedLayerWarning)
 
@@ -106,6 +106,26 @@ def table(*columns: str, rows: Sequence[Sequence[object]]) -> Table:
     for row in rows:
         made.add_row(*(f"{cell:,}" if type(cell) is int else str(cell) for cell in row))
     return made
+
+
+def layers_table(
+    layers: Sequence[Mapping[str, Any]], columns: Sequence[str], keys: Sequence[str]
+) -> Table:
+    """Table of layers: name, adapter, edges, dim_w and meta-learner, then ``keys``."""
+    return table(
+        *("layer", "adapter", ">edges", ">dim_w", ">meta", *columns),
+        rows=[
+            (
+                layer["name"] or "(root)",
+                layer["adapter"],
+                " x ".join(map(str, layer["edges"])),
+                layer["dim_w"],
+                f"#{layer['meta_learner']}",
+                *(layer[key] for key in keys),
+            )
+            for layer in layers
+        ],
+    )
 
 
 def bytes_text(number: float) -> str:

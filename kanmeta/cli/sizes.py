@@ -12,7 +12,7 @@ from torch import nn
 
 import kanmeta
 from kanmeta.api import apply_plan
-from kanmeta.cli.output import bytes_text, table
+from kanmeta.cli.output import bytes_text, layers_table, table
 from kanmeta.plan import Plan
 
 __all__ = ["distill_tables", "plain_bytes", "plan_record", "plan_tables", "size_record"]
@@ -88,27 +88,8 @@ def plan_record(planned: Plan) -> dict[str, Any]:
 def plan_tables(record: Mapping[str, Any]) -> list[RenderableType]:
     """What people see of :func:`plan_record` and :func:`size_record` together."""
     metas: Sequence[Mapping[str, Any]] = record["meta_learners"]
-    layers = table(
-        "layer",
-        "adapter",
-        ">edges",
-        ">dim_w",
-        ">meta",
-        ">before",
-        ">after",
-        rows=[
-            (
-                layer["name"] or "(root)",
-                layer["adapter"],
-                " x ".join(map(str, layer["edges"])),
-                layer["dim_w"],
-                f"#{layer['meta_learner']}",
-                layer["parameters_before"],
-                layer["parameters_after"],
-            )
-            for layer in record["layers"]
-        ],
-    )
+    keys = "parameters_before", "parameters_after"
+    layers = layers_table(record["layers"], [">before", ">after"], keys)
     lines = [
         f"meta-learner #{i}: {m['dim_z']} -> {m['hidden']} -> {m['dim_w']}, "
         f"{m['parameters']:,} parameters, shared by {len(m['layers'])} layer(s)"
