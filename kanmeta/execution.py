@@ -113,18 +113,24 @@ def _knows_basis(binding: Binding, forward: Callable[..., Any], x: Tensor) -> bo
         same = conv_fast.agrees(binding.layer, binding.spec, function, generated, by_basis, x)
         binding.compared = (state if _finite(binding) else (), same)
     elif binding.compared[0] != state:
-        plain = [p for n, p in binding.layer.named_parameters() if "meta_learner." not in n]
-        learned = [p for p in plain if p.requires_grad]
-
-        def ours(x: Tensor) -> Tensor | None:
-            return _fused(binding, x, binding.sources())
-
-        def theirs(x: Tensor) -> Any:
-            return _whole(binding, forward, (x,), {})
-
-        same = fast.agree((8, binding.spec.sizes["i"]), ours, theirs, binding.prompts, learned)
-        binding.compared = (state if _finite(binding) else (), same)
+        binding.compared = (state if _finite(binding) else (), _linear_agrees(binding, function))
     return binding.compared[1]
+
+
+def _linear_agrees(binding: Binding, function: Callable[..., Any]) -> bool:
+    """Compare on a copy, so that hooks of the layer's Parameters see no gradients of this."""
+    shadow, given = Shadow(binding.layer), binding.sources()
+    sources = stream.leaves_of(given, [s is not None and s.requires_grad for s in given])
+    copies = [t.detach().clone().requires_grad_(t.requires_grad) for t in shadow.tensors]
+    learned = [t for t in (*sources, *copies) if t is not None and t.requires_grad]
+
+    def ours(x: Tensor) -> Tensor | None:
+        return _by_basis(binding, shadow.layer(copies, {}), x, sources)
+
+    def theirs(x: Tensor) -> Any:
+        return function(shadow.layer(copies, binding.tensors(sources)), x)
+
+    return fast.agree((8, binding.spec.sizes["i"]), ours, theirs, binding.prompts, learned)
 
 
 def _finite(binding: Binding) -> bool:

@@ -80,3 +80,12 @@ def test_prompts_that_are_good_again_are_compared_again(model: nn.Module) -> Non
         layer.prompts.copy_(good)
     model(x)
     assert all(compared(model))
+
+
+def test_hooks_of_parameters_see_the_gradients_of_training_only(model: nn.Module) -> None:
+    seen: list[Tensor] = []
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.register_hook(seen.append)
+    model(torch.randn(4, 6)).sum().backward()
+    assert len(seen) == sum(p.requires_grad for p in model.parameters())
