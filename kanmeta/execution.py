@@ -119,8 +119,12 @@ def _knows_basis(binding: Binding, forward: Callable[..., Any], x: Tensor) -> bo
 
 def _linear_agrees(binding: Binding, function: Callable[..., Any]) -> bool:
     """Compare on a copy, so that hooks of the layer's Parameters see no gradients of this."""
-    shadow, given = Shadow(binding.layer), binding.sources()
-    sources = stream.leaves_of(given, [s is not None and s.requires_grad for s in given])
+    shadow = Shadow(binding.layer)
+    with torch.no_grad():  # checkpointing counts what is saved
+        given = binding.sources()
+    matrices = any(p.requires_grad for p in binding.meta_learner.parameters())
+    trained = [binding.prompts.requires_grad, *[matrices] * 4, False]
+    sources = stream.leaves_of(given, trained)
     copies = [t.detach().clone().requires_grad_(t.requires_grad) for t in shadow.tensors]
     learned = [t for t in (*sources, *copies) if t is not None and t.requires_grad]
 

@@ -202,12 +202,10 @@ def check_types(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _check_writable(name: str, target: Tensor) -> None:
-    frozen = target.is_inference() and not torch.is_inference_mode_enabled()
-    repeated = 0 in (s for s, n in zip(target.stride(), target.shape, strict=True) if n > 1)
-    if frozen or repeated:
-        what = "was made in inference mode" if frozen else "is an expanded tensor"
+    if target.is_inference() and not torch.is_inference_mode_enabled():
         raise ModelMismatchError(
-            f"{name} of the model {what}, and cannot be written to: put a clone of it in its place"
+            f"{name} of the model was made in inference mode and cannot be written to: build the "
+            "model outside of it"
         )
 
 
