@@ -7,6 +7,7 @@ does compute what its adapter says is checked on the layer itself.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,12 +30,17 @@ class Known:
     Attributes:
         evaluate: values, and what pulls gradients back.
         derivatives: of any order.
-        family: their formula, if the kernels of a GPU have it.
+        formula: finds :attr:`family`.
     """
 
     evaluate: Evaluate
     derivatives: Derivatives
-    family: Family | None
+    formula: Callable[[], Family | None]
+
+    @cached_property
+    def family(self) -> Family | None:
+        """Their formula, if the kernels of a GPU have it: asked for on a GPU only."""
+        return self.formula()
 
 
 def elementwise(function: Callable[[Tensor], Tensor]) -> Known:
@@ -43,31 +49,34 @@ def elementwise(function: Callable[[Tensor], Tensor]) -> Known:
     return Known(
         functions.elementwise(function),
         derivatives.Elementwise(function),
-        Family(SILU) if silu else None,
+        lambda: Family(SILU) if silu else None,
     )
 
 
 def gaussians(centres: Tensor, width: float) -> Known:
     """exp(-((x - centre) / width)^2) for each of ``centres``, ``(K,)``."""
     centres = centres.detach()
-    spacing = spacing_of(centres[:, None])
-    return Known(
-        functions.gaussians(centres, width),
-        derivatives.Gaussians(centres, width),
-        Family(GAUSSIAN, len(centres), float(centres[0]), spacing, width) if spacing else None,
-    )
+
+    def formula() -> Family | None:
+        spacing = spacing_of(centres[:, None])
+        first = float(centres[0])
+        return None if spacing is None else Family(GAUSSIAN, len(centres), first, spacing, width)
+
+    gaussian = functions.gaussians(centres, width)
+    return Known(gaussian, derivatives.Gaussians(centres, width), formula)
 
 
 def splines(grid: Tensor, order: int) -> Known:
     """B-splines of degree ``order`` on the knots of each input, ``grid`` of shape ``(in, T)``."""
     evaluate = _splines(grid, order)
-    return Known(
-        evaluate,
-        Splines(evaluate.knots, order),
-        Family(SPLINE, len(evaluate.knots) - 4, float(evaluate.knots[2, 0]), evaluate.spacing)
-        if evaluate.spacing is not None
-        else None,
-    )
+    knots, spacing = evaluate.knots, evaluate.spacing
+
+    def formula() -> Family | None:
+        if spacing is None:
+            return None
+        return Family(SPLINE, len(knots) - 4, float(knots[2, 0]), spacing)
+
+    return Known(evaluate, Splines(knots, order), formula)
 
 
 def _unchanged(layer: nn.Module, x: Tensor) -> Tensor:

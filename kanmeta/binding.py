@@ -138,11 +138,8 @@ class Binding:
 
     def from_sources(self, sources: stream.Sources) -> Tensor:
         """Generate coefficients without keeping the hidden activations."""
-        z, weight1, bias1, weight2, bias2, coefficient_map = sources
+        z, matrices, coefficient_map = sources[0], stream.matrices_of(sources), sources[5]
         assert z is not None
-        assert weight1 is not None
-        assert weight2 is not None
-        matrices = weight1, bias1, weight2, bias2
         activation, scratch = self.meta_learner.activation, self.scratch
         with no_autocast(z.device.type):
             w = from_matrices(z, *matrices, activation=activation, scratch=scratch)

@@ -15,7 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["BlockFunction", "Cut", "Tensors", "apply", "derivative", "present", "pull_back", "run"]
+__all__ = [
+    "BlockFunction",
+    "Cut",
+    "Tensors",
+    "apply",
+    "derivative",
+    "present",
+    "pull_back",
+    "run",
+    "slices",
+]
 
 Tensors = tuple[Tensor, ...]
 
@@ -41,6 +51,11 @@ class Cut:
     axis: int
     step: int
     context: Callable[[], AbstractContextManager[object]] = field(default=_as_it_is)
+
+
+def slices(number: int, step: int) -> list[slice]:
+    """``range(number)`` in parts of ``step``."""
+    return [slice(start, min(start + step, number)) for start in range(0, number, step)]
 
 
 def run(f: BlockFunction, cut: Cut, rows: Tensors, shared: Tensors) -> tuple[Tensors, Tensors]:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from kanmeta.blocks import Tensors, present
 from kanmeta.edges import Edges, Generated, Given
-from kanmeta.stream import Sources
+from kanmeta.stream import Sources, pull_generated
 from kanmeta.sweep import Form, Key, Slot, Wanted, sweep
 
 __all__ = ["Asked", "Described", "Gradients", "Weights", "gradients", "marked", "wanted_sources"]
@@ -220,9 +220,7 @@ def _learned(
         return [gw]
     w = layer.generate(weights.tensors[:-1])
     gw = gw.permute(1, 2, 0) if layer.input_major else gw.permute(2, 1, 0)
-    targets = [s for s, g in zip(weights.tensors, wanted, strict=True) if g and s is not None]
-    pulled = iter(torch.autograd.grad(w, targets, gw, create_graph=True))
-    return [next(pulled) if g else None for g in wanted]
+    return pull_generated(w, gw, weights.tensors, wanted)
 
 
 class _Value(torch.autograd.Function):

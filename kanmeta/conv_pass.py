@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kanmeta import conv_cut
-from kanmeta.blocks import Tensors
+from kanmeta import conv_cut, passes
+from kanmeta.blocks import Tensors, slices
 from kanmeta.coefficients import Coefficients, Tile
 from kanmeta.conv_cut import Geometry
 from kanmeta.functions import Pull
@@ -24,17 +24,9 @@ __all__ = ["Pass", "Wanted", "weight_parts"]
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Which gradients a backward pass computes.
+class Wanted(passes.Wanted):
+    """The same with those of tensors that the functions themselves depend on."""
 
-    Attributes:
-        arguments: of each argument.
-        coefficients: of prompts and meta-learner.
-        parameters: of tensors that the functions themselves depend on.
-    """
-
-    arguments: Sequence[bool]
-    coefficients: bool
     parameters: bool
 
 
@@ -99,8 +91,8 @@ class Pass:
         numbers = budget // z.element_size()
         self.sizes = conv_cut.cut(self._problem(), numbers)
         self.notes = notes if wanted is not None else coefficients.notes(self.z, numbers)
-        self.columns = _slices(self.inputs, self.sizes.channels)
-        self.rows = _slices(self.images, self.sizes.images)
+        self.columns = slices(self.inputs, self.sizes.channels)
+        self.rows = slices(self.images, self.sizes.images)
 
     @property
     def _slopes(self) -> bool:
@@ -228,7 +220,3 @@ class Pass:
             target_part.copy_(part)
         gz = self.coefficients.pull(tile, tile.w, sums, self.scratch)
         target.copy_(gz.view(self.dim_z, self.outputs, inputs, self.taps).permute(1, 2, 3, 0))
-
-
-def _slices(number: int, step: int) -> list[slice]:
-    return [slice(start, min(start + step, number)) for start in range(0, number, step)]

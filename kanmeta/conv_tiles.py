@@ -17,7 +17,7 @@ from kanmeta.coefficients import Coefficients
 from kanmeta.conv_basis import Formula, parameters_of, with_parameters
 from kanmeta.conv_cut import Geometry
 from kanmeta.conv_pass import Pass, Wanted, weight_parts
-from kanmeta.stream import Sources, leaves_of
+from kanmeta.stream import Sources, leaves_of, matrices_of, pull_generated
 from kanmeta.tiles import dense, pull_matrices
 from kanmeta.values import Functions
 
@@ -88,7 +88,7 @@ class _Convolved(torch.autograd.Function):
         ctx.layer, ctx.counts = layer, counts
         ctx.save_for_backward(*tensors)
         arguments, parameters, sources = _split(counts, tensors)
-        coefficients = _coefficients(sources, layer.activation)
+        coefficients = dense(matrices_of(sources), layer.activation)
         pass_ = _pass(layer.bound(parameters), arguments, sources, coefficients, None)
         ctx.notes = pass_.notes  # a byte an edge
         return pass_.forward()
@@ -119,13 +119,6 @@ def _split(
     return present[: counts[0]], present[counts[0] :], tuple(tensors[sum(counts) :])
 
 
-def _coefficients(sources: Sources, activation: str) -> Coefficients:
-    _, weight1, bias1, weight2, bias2 = sources[:5]
-    assert weight1 is not None
-    assert weight2 is not None
-    return dense((weight1, bias1, weight2, bias2), activation)
-
-
 def _pass(
     layer: Layer,
     arguments: Tensors,
@@ -152,7 +145,7 @@ def _fast(
     learned = wanted[2]
     leaves = leaves_of(sources, learned)
     with torch.enable_grad():  # of small matrices only
-        coefficients = _coefficients(leaves, layer.activation)
+        coefficients = dense(matrices_of(leaves), layer.activation)
     with torch.no_grad():
         what = Wanted(wanted[0], any(learned), any(wanted[1]))
         each = _pass(layer, arguments, sources, coefficients, what, notes)
@@ -192,7 +185,5 @@ def _differentiable(
     rest: list[Tensor | None] = [None] * len(sources)
     gw = found[-1]
     if gw is not None:
-        targets = [s for s, g in zip(sources, learned, strict=True) if g and s is not None]
-        pulled = iter(torch.autograd.grad(w, targets, gw, create_graph=True))
-        rest = [next(pulled) if g else None for g in learned]
+        rest = pull_generated(w, gw, sources, learned)
     return [*found[:-1], *rest]

@@ -12,7 +12,7 @@ from torch import Tensor
 from kanmeta.blocks import Tensors
 from kanmeta.generate import SLOPES
 from kanmeta.meta import ACTIVATIONS
-from kanmeta.stream import Sources
+from kanmeta.stream import Sources, leaves_of, matrices_of
 
 __all__ = ["Edges", "Generated", "Given"]
 
@@ -78,10 +78,9 @@ class Generated(Edges):
 
     def __init__(self, sources: Sources, input_major: bool, activation: str, numbers: int) -> None:
         """Nothing is generated yet."""
-        z, weight1, bias1, weight2, bias2 = (None if s is None else s.detach() for s in sources[:5])
+        detached = leaves_of(sources, [False] * len(sources))
+        z, (weight1, bias1, weight2, bias2) = detached[0], matrices_of(detached)
         assert z is not None
-        assert weight1 is not None
-        assert weight2 is not None
         self.sources, self.input_major = sources, input_major
         self.z = z if input_major else z.transpose(0, 1)
         self.outputs, self.width = self.z.shape[1], len(weight2)

@@ -36,7 +36,7 @@ def run(
         alone = cut is not None or bool(binding.spec.kernel)
         described = alone and not kwargs and _is_described(binding, args)
         if described and _knows_basis(binding, forward, args[0]):
-            y = _fused(binding, args[0], sources)
+            y = _by_basis(binding, binding.layer, args[0], sources)
             if y is not None:  # else dropout is on where the basis has no place for it
                 return y
         slower = policy.otherwise(binding.execution, False, binding.budget)
@@ -66,14 +66,10 @@ def _mode(binding: Binding, args: tuple[Any, ...]) -> tuple[str, Cut | None]:
     return policy.otherwise(execution, streams, budget), cut
 
 
-def _fused(binding: Binding, x: Tensor, sources: stream.Sources) -> Tensor | None:
-    """Run the layer by the basis that its adapter declares; None if it does not know it."""
-    return _by_basis(binding, binding.layer, x, sources)
-
-
 def _by_basis(
     binding: Binding, layer: nn.Module, x: Tensor, sources: stream.Sources
 ) -> Tensor | None:
+    """Run ``layer`` by the basis that its adapter declares; None if it does not know it."""
     activation, generate, call = (
         binding.meta_learner.activation,
         binding.from_sources,
@@ -100,24 +96,29 @@ def _knows_basis(binding: Binding, forward: Callable[..., Any], x: Tensor) -> bo
     """Whether that gives what the library's ``forward`` does; compared once a state."""
     function = forward.__func__  # type: ignore[attr-defined]
     state = (id(function), *fast.state(binding.layer))
-    if binding.compared[0] != state and torch.is_inference_mode_enabled():
-        return False  # there are no gradients to compare
-    if binding.compared[0] != state and binding.spec.kernel:
-        with torch.no_grad():
-            sources = binding.sources()
-            generated = binding.tensors(sources)
-
-        def by_basis(layer: nn.Module, x: Tensor) -> Tensor | None:
-            return _by_basis(binding, layer, x, sources)
-
-        same = conv_fast.agrees(binding.layer, binding.spec, function, generated, by_basis, x)
-        binding.compared = (state if _finite(binding) else (), same)
-    elif binding.compared[0] != state:
-        binding.compared = (state if _finite(binding) else (), _linear_agrees(binding, function))
+    if binding.compared[0] != state:
+        if torch.is_inference_mode_enabled():
+            return False  # there are no gradients to compare
+        agrees = _convolution_agrees if binding.spec.kernel else _linear_agrees
+        same = agrees(binding, function, x)
+        # Comparing says nothing of what has diverged, which is unequal to itself: ask again.
+        finite = bool(torch.isfinite(binding.prompts.detach()).all())
+        binding.compared = (state if finite else (), same)
     return binding.compared[1]
 
 
-def _linear_agrees(binding: Binding, function: Callable[..., Any]) -> bool:
+def _convolution_agrees(binding: Binding, function: Callable[..., Any], x: Tensor) -> bool:
+    with torch.no_grad():
+        sources = binding.sources()
+        generated = binding.tensors(sources)
+
+    def ours(layer: nn.Module, x: Tensor) -> Tensor | None:
+        return _by_basis(binding, layer, x, sources)
+
+    return conv_fast.agrees(binding.layer, binding.spec, function, generated, ours, x)
+
+
+def _linear_agrees(binding: Binding, function: Callable[..., Any], x: Tensor) -> bool:
     """Compare on a copy, so that hooks of the layer's Parameters see no gradients of this."""
     shadow = Shadow(binding.layer)
     with torch.no_grad():  # checkpointing counts what is saved
@@ -135,11 +136,6 @@ def _linear_agrees(binding: Binding, function: Callable[..., Any]) -> bool:
         return function(shadow.layer(copies, binding.tensors(sources)), x)
 
     return fast.agree((8, binding.spec.sizes["i"]), ours, theirs, binding.prompts, learned)
-
-
-def _finite(binding: Binding) -> bool:
-    """Whether comparing says something: what has diverged is unequal to itself."""
-    return bool(torch.isfinite(binding.prompts.detach()).all())
 
 
 def _treats_rows_alone(
@@ -171,7 +167,7 @@ def _whole(
     kwargs: dict[str, Any],
     keep: bool = False,
 ) -> Any:
-    """Run ``forward`` on all rows at once; ``keep``: see :meth:`coefficients`."""
+    """Run ``forward`` on all rows at once; ``keep``: see :meth:`Binding.coefficients`."""
     context: AbstractContextManager[object] = nullcontext()
     if keep:
         tensors = binding.spec.split(binding.coefficients(keep))

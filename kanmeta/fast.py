@@ -7,6 +7,7 @@ gradients are compared with ours on a few random rows. Where they differ, it is 
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -80,7 +81,7 @@ def compute(
             Slot(f.derivatives, width, argument)
             for f, width, argument in zip(known, spec.widths, arguments, strict=True)
         ],
-        families=_families(known),
+        families=partial(_families, known),
         input_major=spec.edge_axes == ("i", "o"),
         activation=activation,
         generate=generate,
@@ -103,7 +104,7 @@ def _remade(
     own = rows.untyped_storage().data_ptr()
     names = {f"input {i} of the basis": i for i in range(len(given))}
     made = {n: given[i] for n, i in names.items() if given[i].untyped_storage().data_ptr() != own}
-    if not made:
+    if not made or not torch.is_grad_enabled():
         return nullcontext()
     shadow = Shadow(layer)
     number = len(shadow.tensors)

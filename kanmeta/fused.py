@@ -1,9 +1,10 @@
 """A linear layer whose basis is known, differentiable; by tiles, see :mod:`kanmeta.passes`.
 
-Alive between forward and backward: the inputs, and at most a byte an edge.
+Alive between forward and backward: the inputs, and at most a byte an edge, or four where the
+meta-learner is wide.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from kanmeta.blocks import Tensors
 from kanmeta.closed import Described
 from kanmeta.families import Family
 from kanmeta.passes import Functions, Pass, Wanted
-from kanmeta.stream import Sources, leaves_of
+from kanmeta.stream import Sources, leaves_of, matrices_of
 from kanmeta.sweep import Form
 from kanmeta.tiles import Way, pull_matrices, way_of
 
@@ -28,11 +29,11 @@ class Layer(Described):
 
     Attributes:
         functions: the basis, of the tensors given to :func:`apply`.
-        families: their formulas, for the kernels of a GPU; None: these do not have all of them.
+        families: finds their formulas, for the kernels of a GPU; None: these do not have all.
     """
 
     functions: Functions
-    families: Sequence[Family] | None
+    families: Callable[[], Sequence[Family] | None]
 
 
 def apply(layer: Layer, arguments: Tensors, sources: Sources) -> Tensor:
@@ -67,7 +68,7 @@ class _Fused(torch.autograd.Function):
         kernels = _kernels(layer, arguments)
         if kernels is not None:
             return kernels.forward(arguments, sources[:-1])
-        way = way_of(_matrices(sources), layer.activation)
+        way = way_of(matrices_of(sources), layer.activation)
         y, ctx.notes = _pass(layer, arguments, sources, way, None).forward(
             any(ctx.needs_input_grad)
         )
@@ -94,17 +95,11 @@ class _Fused(torch.autograd.Function):
 
 def _kernels(layer: Layer, arguments: Tensors) -> gpu.Kernels | None:
     """What runs the layer on a GPU; None where that is not possible."""
-    if layer.families is None or not all(gpu.usable(a) for a in arguments):
+    families = layer.families() if all(gpu.usable(a) for a in arguments) else None
+    if families is None:
         return None
     at = layer.functions.arguments
-    return gpu.Kernels(layer.families, at, layer.input_major, layer.generate, layer.scratch)
-
-
-def _matrices(sources: Sources) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
-    _, weight1, bias1, weight2, bias2 = sources[:5]
-    assert weight1 is not None
-    assert weight2 is not None
-    return weight1, bias1, weight2, bias2
+    return gpu.Kernels(families, at, layer.input_major, layer.generate, layer.scratch)
 
 
 def _fast(
@@ -119,7 +114,7 @@ def _fast(
     """Gradients of arguments and sources by tiles."""
     leaves = leaves_of(sources, learned)
     with torch.enable_grad():  # of small matrices only
-        way = way_of(_matrices(leaves), layer.activation)
+        way = way_of(matrices_of(leaves), layer.activation)
     small = [*way.coefficients.tables, *(t for t in (way.project, way.shift) if t is not None)]
     with torch.no_grad():
         each = _pass(layer, arguments, sources, way, Wanted(wanted, any(learned)))

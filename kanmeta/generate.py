@@ -8,7 +8,7 @@ One number a prompt and relu make M piecewise linear: w = A[p] + C[p] z, where p
 look-up and a multiplication an edge and coefficient, whatever ``hidden`` is.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kanmeta.blocks import slices
 from kanmeta.meta import ACTIVATIONS
 
 __all__ = ["SLOPES", "from_matrices", "kinks", "no_autocast", "tables"]
@@ -78,10 +79,10 @@ def from_matrices(
     return w.view(*z.shape[:-1], w.shape[-1])
 
 
-def _blocks(edges: int, width: int, like: Tensor, scratch: int) -> Iterator[slice]:
+def _blocks(edges: int, width: int, like: Tensor, scratch: int) -> list[slice]:
     """Cut ``edges`` in blocks whose tensors of ``width`` numbers an edge fit in ``scratch``."""
     step = max(256, scratch // max(1, width * like.element_size()))
-    return (slice(start, min(start + step, edges)) for start in range(0, edges, step))
+    return slices(edges, step)
 
 
 class _Perceptron(torch.autograd.Function):

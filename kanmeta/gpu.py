@@ -13,7 +13,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from kanmeta.blocks import Tensors
+from kanmeta.blocks import Tensors, slices
 from kanmeta.families import Family
 from kanmeta.stream import Sources, leaves_of
 
@@ -120,12 +120,12 @@ class Kernels:
     def _outputs(self, z: Tensor) -> int:
         return z.shape[1 if self.input_major else 0]
 
-    def _tiles(self, z: Tensor) -> Iterator[slice]:
+    def _tiles(self, z: Tensor) -> list[slice]:
         """Ranges of inputs whose coefficients, and their gradients, fit in the scratch."""
         inputs = z.shape[0 if self.input_major else 1]
         numbers = 2 * self._outputs(z) * sum(f.number for f in self.families)
         step = max(1, self.scratch // max(1, numbers * z.element_size()))
-        return (slice(i, min(i + step, inputs)) for i in range(0, inputs, step))
+        return slices(inputs, step)
 
     def _part(self, z: Tensor, tile: slice) -> Tensor:
         return z[tile] if self.input_major else z[:, tile]

@@ -18,13 +18,41 @@ from kanmeta.errors import ExecutionError
 from kanmeta.shadow import Shadow
 from kanmeta.spec import LayerSpec
 
-__all__ = ["Sources", "cut_rows", "leaves_of", "run"]
+__all__ = [
+    "Matrices",
+    "Sources",
+    "cut_rows",
+    "leaves_of",
+    "matrices_of",
+    "pull_generated",
+    "run",
+]
 
 Sources = tuple[Tensor | None, ...]
 """Prompts and small matrices that coefficients are generated from."""
 
+Matrices = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
+"""W1, b1, W2, b2."""
+
 Generate = Callable[[Sources], dict[str, Tensor]]
 """Generated tensors by path."""
+
+
+def matrices_of(sources: Sources) -> Matrices:
+    """W1, b1, W2, b2."""
+    _, weight1, bias1, weight2, bias2 = sources[:5]
+    assert weight1 is not None
+    assert weight2 is not None
+    return weight1, bias1, weight2, bias2
+
+
+def pull_generated(
+    w: Tensor, gradient: Tensor, sources: Sources, wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    """Gradients of the ``wanted`` sources, with a graph, from that of ``w`` generated of them."""
+    targets = [s for s, g in zip(sources, wanted, strict=True) if g and s is not None]
+    found = iter(torch.autograd.grad(w, targets, gradient, create_graph=True))
+    return [next(found) if g else None for g in wanted]
 
 
 def leaves_of(sources: Sources, learned: Sequence[bool]) -> Sources:

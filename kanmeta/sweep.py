@@ -8,13 +8,13 @@ over arguments j and orders r of derivatives. Its gradients are ``value`` (of g)
 a_jr) and that of W; the gradient of x_j is sum_r a_jr * slopes_j,r+1.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from kanmeta.blocks import Tensors
+from kanmeta.blocks import Tensors, slices
 from kanmeta.derivatives import Derivatives, Planes, Point
 from kanmeta.edges import Edges
 
@@ -95,7 +95,7 @@ class _Sweep:
 
     def run(self, numbers: int) -> tuple[Tensor | None, dict[Key, Tensor]]:
         step_columns, step_rows = self._sizes(numbers)
-        for columns in _slices(self.inputs, step_columns):
+        for columns in slices(self.inputs, step_columns):
             used = self.wanted.value or self.wanted.slopes
             w = self._of_slots(self.edges.tile(columns)) if used else ()
             gw: Tensors = ()
@@ -103,7 +103,7 @@ class _Sweep:
                 size = self.edges.width, (columns.stop - columns.start) * self.edges.outputs
                 whole = self.form.arguments[0].new_zeros(size)
                 gw = self._of_slots(whole)
-            for rows in _slices(self.number, step_rows):
+            for rows in slices(self.number, step_rows):
                 self._tile(rows, columns, w, gw)
             if self.wanted.edges:
                 self.edges.pull(columns, whole)
@@ -186,7 +186,3 @@ class _Sweep:
 
 _LOCAL = 24  # numbers a row and input that evaluating derivatives takes
 _MOST = 1 << 14  # rows times inputs of a tile: what stays in a core's cache
-
-
-def _slices(number: int, step: int) -> Iterator[slice]:
-    return (slice(start, min(start + step, number)) for start in range(0, number, step))

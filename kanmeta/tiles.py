@@ -25,11 +25,9 @@ from kanmeta.coefficients import Coefficients, Tile
 from kanmeta.generate import SLOPES, kinks, tables
 from kanmeta.meta import ACTIVATIONS
 from kanmeta.scratch import Scratch
+from kanmeta.stream import Matrices
 
 __all__ = ["Way", "dense", "pull_matrices", "way_of"]
-
-Matrices = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
-"""W1, b1, W2, b2."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ differs from the paper.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise, product
 from typing import Any
 
@@ -22,7 +22,16 @@ from recipes.job import Job, Place, Profile, Protocol, Task
 from recipes.models import build
 from recipes.paper import Cell, cell, cells
 
-__all__ = ["FUNCTIONS", "convert_arguments", "grid", "lbfgs", "main", "model", "points", "task"]
+__all__ = [
+    "FUNCTIONS",
+    "convert_arguments",
+    "grid",
+    "main",
+    "model",
+    "points",
+    "regression",
+    "task",
+]
 
 ITERATIONS = 10  # of an epoch
 EPOCHS: dict[Profile, int] = {"smoke": 2, "cpu": 10, "full": 20}  # the released notebooks: 12, 20
@@ -175,23 +184,24 @@ def lbfgs(
     return optimizer, epoch
 
 
-def task(job: Job, place: Place) -> Task:
-    """See :class:`recipes.job.Task`."""
-    config = job.config
-    net = model(job).to(place.device)
-    # Test points are the same for every seed; those to train on are not.
-    data = {
-        part: tuple(
-            t.to(place.device) for t in points(config["function"], config["widths"][0], n, seed)
-        )
-        for part, n, seed in (
-            ("train", config["points"], 1000 + job.seed),
-            ("validation", config["points"], 2000 + job.seed),
-            ("test", config["points"], 3000),
-        )
-    }
-    values = data["train"][1]
-    shift, scale = (values.mean(), values.std()) if config["standardise"] else (0.0, 1.0)
+def regression(
+    net: nn.Module,
+    data: Mapping[str, tuple[Tensor, ...]],
+    *,
+    source: Mapping[str, Any],
+    notes: tuple[str, ...],
+    more: Callable[[], dict[str, Any]],
+    shift: Tensor | float = 0.0,
+    scale: Tensor | float = 1.0,
+) -> Task:
+    """Fit a function by LBFGS; the score is the mean squared error.
+
+    Args:
+        net: what is trained.
+        data: inputs and values of each part.
+        source, notes, more: see :class:`recipes.job.Task`.
+        shift, scale: the net learns (value - shift) / scale; the score is that of values.
+    """
 
     def loss(some: nn.Module, part: str = "train") -> Tensor:
         x, y = data[part]
@@ -211,6 +221,34 @@ def task(job: Job, place: Place) -> Task:
         loss=loss,
         metric="MSE",
         higher=False,
+        source=source,
+        notes=notes,
+        more=more,
+    )
+
+
+def task(job: Job, place: Place) -> Task:
+    """See :class:`recipes.job.Task`."""
+    config = job.config
+    net = model(job).to(place.device)
+    # Test points are the same for every seed; those to train on are not.
+    data = {
+        part: tuple(
+            t.to(place.device) for t in points(config["function"], config["widths"][0], n, seed)
+        )
+        for part, n, seed in (
+            ("train", config["points"], 1000 + job.seed),
+            ("validation", config["points"], 2000 + job.seed),
+            ("test", config["points"], 3000),
+        )
+    }
+    values = data["train"][1]
+    shift, scale = (values.mean(), values.std()) if config["standardise"] else (0.0, 1.0)
+    return regression(
+        net,
+        data,
+        shift=shift,
+        scale=scale,
         source={"name": config["function"], "points": config["points"]},
         notes=NOTES + (FAIR_NOTES if job.protocol == "fair" else PAPER_NOTES),
         more=lambda: {"target_variance": float(data["test"][1].var(correction=0))},

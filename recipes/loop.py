@@ -6,7 +6,6 @@ on one thread of a CPU. So what an epoch does may depend on the job and on the e
 
 import copy
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kanmeta.atomic import replacing
 from recipes.engine import is_main
 from recipes.job import Protocol, Task
 
@@ -103,9 +103,8 @@ def _keep(
         "curve": asdict(curve),
         "best": best,
     }
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
+    with replacing(path) as new:
+        torch.save(state, new)
 
 
 def _restore(path: Path | None, key: str, task: Task) -> tuple[Curve, Any]:

@@ -11,12 +11,10 @@ import fnmatch
 import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-import kanmeta
 from recipes.data import DataError, load_images
 from recipes.execute import trained
 from recipes.figures import axes_of, svg
@@ -46,7 +44,10 @@ def learned_functions(job: Job, model: nn.Module, place: Place) -> str:
     axes[0].set(xlabel="x", title="learned functions")
     axes[0].legend(frameon=False)
     similar = nn.functional.normalize(torch.cat(vectors))
-    _matrix(axes[1], similar @ similar.T, "cosine similarity of coefficients", "RdBu_r", (-1, 1))
+    shown = axes[1].imshow((similar @ similar.T).numpy(), cmap="RdBu_r", vmin=-1, vmax=1)
+    figure.colorbar(shown, ax=axes[1])
+    axes[1].set(title="cosine similarity of coefficients", xlabel="edge", ylabel="edge")
+    axes[1].grid(False)
     return svg(figure, f"As the paper's Figures 3 and 9: {job.stem}.")
 
 
@@ -54,10 +55,9 @@ def prompt_distances(job: Job, model: nn.Module, place: Place) -> str:
     """Figure 10: distances between the prompts of all edges."""
     if not is_converted(model):
         return ""
-    z = torch.cat([some.detach().flatten(0, -2) for some in kanmeta.prompts(model).values()])
-    figure, axes = axes_of(1)
-    _matrix(axes[0], torch.cdist(z, z), "distance of prompts", "viridis", None)
-    return svg(figure, f"As the paper's Figure 10: {job.stem}.")
+    from kanmeta import plot  # only here: matplotlib's import takes a second
+
+    return svg(plot.prompts(model), f"As the paper's Figure 10: {job.stem}.")
 
 
 def clusters_of_classes(job: Job, model: nn.Module, place: Place) -> str:
@@ -95,16 +95,6 @@ def pointwise_error(job: Job, model: nn.Module, place: Place) -> str:
     axes[0].set(title="error, in shares of the largest |u|", xlabel="x1", ylabel="x2")
     axes[0].grid(False)
     return svg(figure, f"As the paper's Figure 8: {job.stem}; all other coordinates are 0.")
-
-
-def _matrix(
-    ax: Any, values: Tensor, title: str, colours: str, limits: tuple[float, float] | None
-) -> None:
-    low, high = limits or (None, None)
-    shown = ax.imshow(values.numpy(), cmap=colours, vmin=low, vmax=high)
-    ax.figure.colorbar(shown, ax=ax)
-    ax.set(title=title, xlabel="edge", ylabel="edge")
-    ax.grid(False)
 
 
 FIGURES: dict[str, Draw] = {

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from kanmeta.atomic import replacing
+
 __all__ = ["code_state", "counts", "hardware", "read_json", "versions", "write_json"]
 
 REPOSITORY = Path(__file__).parents[1]
@@ -84,6 +86,6 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a result file; a file that was there is replaced as a whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    os.replace(partial, path)
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    with replacing(path) as new:
+        new.write_text(text)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 import kanmeta
 from kanmeta.errors import LargerModelWarning
 from recipes import cli
-from recipes.functions import lbfgs, points
+from recipes.functions import points, regression
 from recipes.job import Job, Place, Profile, Protocol, Task
 
 __all__ = ["grid", "main", "model", "task"]
@@ -106,31 +106,11 @@ def task(job: Job, place: Place) -> Task:
         )
     }
 
-    def loss(some: nn.Module, part: str = "train") -> Tensor:
-        x, y = data[part]
-        error: Tensor = some(x) - y
-        return error.square().mean()
-
-    def score(part: str) -> float:
-        with torch.no_grad():
-            return float(loss(net, part))
-
     def more() -> dict[str, Any]:
         return formula(net, *data["train"], *data["test"])
 
-    optimizer, epoch = lbfgs(net, loss)
-    return Task(
-        model=net,
-        optimizer=optimizer,
-        epoch=epoch,
-        score=score,
-        loss=loss,
-        metric="MSE",
-        higher=False,
-        source={"name": "appendix-b", "points": job.config["points"]},
-        notes=NOTES,
-        more=more,
-    )
+    source = {"name": "appendix-b", "points": job.config["points"]}
+    return regression(net, data, source=source, notes=NOTES, more=more)
 
 
 def formula(net: Any, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from kanmeta.cli import compact, sizes, tensors
 from kanmeta.cli.inputs import read_inputs
 from kanmeta.cli.output import Output, bytes_text, check_new, verb
 from kanmeta.cli.targets import CommandError, build, foreign, give_weights, is_file, read_tensors
+from kanmeta.codebook import BITS
 from kanmeta.errors import ForeignCheckpointError
 from kanmeta.meta import ACTIVATIONS
 from kanmeta.prompt_bits import check_bits
@@ -183,7 +184,7 @@ def distill(
     teacher = _model(target, arguments, weights, seed)
     generator = torch.Generator().manual_seed(seed)
     student = kanmeta.convert(copy.deepcopy(teacher), **_options(conversion), generator=generator)
-    few = bits if inputs is not None and bits in (2, 3, 4, 8) else None
+    few = bits if inputs is not None and bits in BITS else None
     with foreign("running the model on --data"):
         report = kanmeta.distill(
             student,
