@@ -170,13 +170,25 @@ def tables(
     weight = weight1[:, 0]
     with torch.no_grad():
         at = torch.zeros_like(weight) if bias1 is None else -bias1 / weight
-        piece = torch.arange(len(bounds) + 1, device=weight.device)[:, None]
-        own = torch.bucketize(torch.where(weight == 0, torch.inf, at), bounds)
-        always = (weight == 0) & (False if bias1 is None else bias1 > 0)
-        on = torch.where(weight > 0, piece > own, torch.where(weight < 0, piece < own, always))
-    on = on.to(weight)
-    slopes = (on * weight) @ weight2.T
-    starts = torch.zeros_like(slopes) if bias1 is None else (on * bias1) @ weight2.T
+        own = torch.bucketize(at, bounds)
+        # What is not a number belongs to every piece.
+        first = torch.where((weight > 0) & (own < len(bounds)), own + 1, 0)
+        falls = weight < 0
+        last = own.clamp(max=len(bounds))
+        constant = weight == 0
+        off = constant if bias1 is None else constant & ~(bias1 > 0)
+
+    def sums(factor: Tensor) -> Tensor:
+        # Of what the units that are on add, piece after piece, in double precision: it is added
+        # and taken off again.
+        share = torch.where(off, 0, factor)[:, None] * weight2.T
+        wide = share if share.device.type == "mps" else share.double()
+        steps = wide.new_zeros(len(bounds) + 1, wide.shape[1])
+        steps = steps.index_add(0, first, wide).index_add(0, last[falls], -wide[falls])
+        return steps.cumsum(0).to(share)
+
+    slopes = sums(weight)
+    starts = torch.zeros_like(slopes) if bias1 is None else sums(bias1)
     return slopes, starts if bias2 is None else starts + bias2
 
 

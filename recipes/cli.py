@@ -51,6 +51,12 @@ def _arguments(recipe: str, doc: str, argv: Sequence[str] | None) -> argparse.Na
     parser.add_argument("--download", action="store_true", help="fetch data sets that are missing")
     parser.add_argument("--device", default="cpu", help="such as cuda")
     parser.add_argument("--precision", choices=("no", "bf16", "fp16"), default="no")
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="fuse Wav-KAN's wavelets by torch.compile: five times as fast on a CPU; needs a C++ "
+        "compiler",
+    )
     parser.add_argument("--processes", type=int, default=1, help="jobs at a time")
     parser.add_argument("--submitit", choices=("slurm", "local", "debug"), help="use a cluster")
     parser.add_argument("--minutes", type=int, default=240, help="of a cluster's job")
@@ -83,7 +89,15 @@ def run(recipe: str, doc: str, grid: Grid, argv: Sequence[str] | None = None) ->
     code = code_state()
     if code["dirty"] is not False:
         print("The code differs from what is committed: the results will say so.")
-    place = Place(tuple(args.data_root), args.download, args.device, args.precision, args.out, code)
+    place = Place(
+        data=tuple(args.data_root),
+        download=args.download,
+        device=args.device,
+        precision=args.precision,
+        out=args.out,
+        code=code,
+        compiled=args.compile,
+    )
     work = partial(execute, place)
     try:
         if args.submitit:

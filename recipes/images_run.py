@@ -14,6 +14,7 @@ from recipes.data import COLOUR, Images, load_images
 from recipes.engine import Engine
 from recipes.job import Job, Place, Task
 from recipes.models import BASES, Settings, build, optimizer
+from recipes.reference.wav_kan import KANLinear
 from recipes.training import Augment, Pixels, accuracy, train_epoch
 
 __all__ = [
@@ -66,6 +67,9 @@ def images_task(
         config["limit"],
     )
     inner = images_model(job)
+    for layer in inner.modules():
+        if isinstance(layer, KANLinear):
+            layer.compiled = place.compiled
     model = (Shaped(inner, data.shape) if shaped else inner).to(engine.device)
     stepper = optimizer(model, settings)
     wrapped, wrapped_stepper = engine.prepare(model, stepper)

@@ -67,6 +67,7 @@ class Place:
         out: results go to ``out/results/<recipe>``; state of killed runs and trained models to
             ``out/runs/<recipe>``.
         code: :func:`recipes.records.code_state` when the program started.
+        compiled: whether ``torch.compile`` fuses what Wav-KAN's layers compute.
     """
 
     data: tuple[Path, ...]
@@ -75,6 +76,7 @@ class Place:
     precision: str
     out: Path
     code: Mapping[str, Any]
+    compiled: bool = False
 
     def result(self, job: Job) -> Path:
         """The result file of ``job``."""

@@ -2,14 +2,17 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import kanmeta
 from recipes import images_conv, images_fc, images_run, models
 from recipes.data import load_images
 from recipes.job import Job
+from recipes.reference import wav_kan
 from recipes.training import Pixels
 from tests.small_images import write_cifar
 
@@ -92,3 +95,31 @@ def test_colour_is_normalised_channel_by_channel(tmp_path: Path, size: int) -> N
     assert torch.allclose(x.std((0, 2)), torch.ones(3), atol=1e-3)
     rows = [data.part(name) for name in ("train", "validation", "test")]
     assert [len(data.labels[part]) for part in rows] == [80, 16, 40]
+
+
+# torch asks what it traces.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_compiled_wavelets_train_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What recipes compile for the CPU's own instructions, here for torch's operations: no compiler.
+    fused = torch.compile(wav_kan.wavelet_sum, dynamic=True, backend="aot_eager")
+    calls = []
+
+    def counted(*args: Any) -> Tensor:
+        calls.append(args)
+        y: Tensor = fused(*args)
+        return y
+
+    monkeypatch.setattr(wav_kan, "_compiled_sum", counted)
+    x = torch.linspace(-2, 2, 20).view(5, 4)
+    found = []
+    for compiled in (False, True):
+        model = models.build("wavkan", (4, 3, 2), {}, {"execution": "regenerate"}, seed=0)
+        for layer in model.layers:
+            layer.compiled = compiled
+        y = model(x)
+        wanted = [p for p in model.parameters() if p.requires_grad]
+        torch.autograd.backward(y.square().sum())
+        found.append([y, *(p.grad for p in wanted)])
+    assert len(calls) == 2
+    torch.testing.assert_close(*found)
+    torch.compiler.reset()
