@@ -2,7 +2,9 @@
 
 import argparse
 import fnmatch
+import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from recipes.data import DataError
 from recipes.execute import execute
 from recipes.job import PROFILES, PROTOCOLS, Job, Place, Profile, Protocol
 from recipes.jobs import run_all, submit_all
+from recipes.library import FOLDER
 from recipes.records import code_state
 
 __all__ = ["Grid", "run"]
@@ -39,6 +42,13 @@ def _arguments(recipe: str, doc: str, argv: Sequence[str] | None) -> argparse.Na
     )
     parser.add_argument("--only", metavar="PATTERN", help="jobs whose name matches, as 'f1-n10-*'")
     parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="only these seeds")
+    parser.add_argument(
+        "--library",
+        type=Path,
+        metavar="FOLDER",
+        help="layers of the real libraries instead of the reference layers: a folder with "
+        "checkouts of efficient-kan, fast-kan, Wav-KAN and torch-conv-kan",
+    )
     parser.add_argument("--list", action="store_true", help="print the jobs, run nothing")
     parser.add_argument(
         "--data-root",
@@ -81,6 +91,9 @@ def run(recipe: str, doc: str, grid: Grid, argv: Sequence[str] | None = None) ->
         if (args.only is None or fnmatch.fnmatchcase(job.name, args.only))
         and (args.seeds is None or job.seed in args.seeds)
     ]
+    if args.library:
+        os.environ[FOLDER] = str(args.library.resolve())
+        jobs = [replace(job, library=True) for job in jobs]
     if not jobs:
         raise SystemExit(f"error: no job matches --only {args.only}; --list shows them all")
     if args.list:

@@ -156,7 +156,9 @@ def model(job: Job) -> nn.Module:
     config = job.config
     options = {"grid_size": config["grid"], "enable_standalone_scale_spline": False, "bias": True}
     widths = tuple(config["widths"])
-    return build("kan", widths, options, config["convert"], job.seed, torch.float64)
+    return build(
+        "kan", widths, options, config["convert"], job.seed, torch.float64, library=job.library
+    )
 
 
 def lbfgs(

@@ -36,7 +36,14 @@ SMOKE_IMAGES = 64
 def images_model(job: Job) -> nn.Module:
     """The model of a job, on the CPU, with its first values."""
     settings, widths = Settings(**job.config["settings"]), tuple(job.config["widths"])
-    return build(settings.base, widths, settings.options, settings.convert, job.seed)
+    return build(
+        settings.base,
+        widths,
+        settings.options,
+        settings.convert,
+        job.seed,
+        library=job.library,
+    )
 
 
 def images_task(

@@ -33,6 +33,8 @@ class Job:
         seed: of first values, data that are drawn, and the order of batches.
         epochs: rounds of training; after each the job can be killed and goes on there.
         config: what the recipe needs besides.
+        library: whether the layers are the real library's, see :mod:`recipes.library`, instead of
+            the reference layers.
     """
 
     recipe: str
@@ -44,15 +46,19 @@ class Job:
     seed: int
     epochs: int
     config: Mapping[str, Any]
+    library: bool = False
 
     @property
     def stem(self) -> str:
         """Name of its files, without the ending."""
-        return f"{self.name}.{self.protocol}.{self.profile}.s{self.seed}"
+        layers = ".library" if self.library else ""
+        return f"{self.name}{layers}.{self.protocol}.{self.profile}.s{self.seed}"
 
     def content(self) -> dict[str, Any]:
         """Everything, as JSON gives it back."""
         content: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        if not self.library:
+            del content["library"]  # as in files from before there was a choice
         return content
 
 

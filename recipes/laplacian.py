@@ -102,7 +102,7 @@ def value_gradient_laplacian(
         flat = weight.transpose(1, 2).flatten(1)  # (out, K * in), as the features are laid out
         slopes = torch.einsum("nki,oik->nio", f1, weight)
         bent = f1 * laplacian.unsqueeze(1) + f2 * jacobian.square().sum(1).unsqueeze(1)
-        x = F.linear(f.flatten(1), flat, layer.bias)
+        x = F.linear(f.flatten(1), flat, getattr(layer, "bias", None))
         laplacian = F.linear(bent.flatten(1), flat)
         jacobian = jacobian @ slopes
     return x, jacobian, laplacian

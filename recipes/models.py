@@ -1,8 +1,10 @@
 """Networks by name, their conversion, their optimiser, and the file that keeps a trained one."""
 
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ from torch import nn
 
 import kanmeta
 from kanmeta.errors import LargerModelWarning, NothingToConvertError
+from recipes import library as real
 from recipes.reference import efficient_kan, fast_kan, wav_kan
 from recipes.reference.conv_fast_kan import FastKANConv2DLayer
 from recipes.reference.conv_gram import KAGNConv2DLayer
 from recipes.reference.conv_kan import KANConv2DLayer
-from recipes.reference.conv_net import CHANNELS, STRIDES, ConvNet
+from recipes.reference.conv_net import conv_net
 from recipes.reference.conv_poly import KALNConv2DLayer
 from recipes.vit_net import vit
 
@@ -40,28 +43,12 @@ CONVOLUTIONS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def _conv_net(kind: str) -> Callable[..., nn.Module]:
-    def make(widths: tuple[int, int], depth: int, **options: Any) -> nn.Module:
-        inputs, classes = widths
-        return ConvNet(
-            CONVOLUTIONS[kind],
-            inputs,
-            classes,
-            CHANNELS[depth],
-            STRIDES[depth],
-            norm_layer=nn.BatchNorm2d,
-            **options,
-        )
-
-    return make
-
-
 BASES: dict[str, Callable[..., nn.Module]] = {
     "kan": efficient_kan.KAN,
     "fastkan": fast_kan.FastKAN,
     "wavkan": wav_kan.KAN,
     "vit": vit,
-    **{kind: _conv_net(kind) for kind in CONVOLUTIONS},
+    **{kind: partial(conv_net, layer) for kind, layer in CONVOLUTIONS.items()},
 }
 """Constructors: widths, inputs first and outputs last, then options. Of
 images: channels and classes, then ``depth`` and others."""
@@ -101,14 +88,23 @@ def build(
     convert: Mapping[str, Any] | None,
     seed: int,
     dtype: torch.dtype = torch.float32,
+    library: bool = False,
 ) -> nn.Module:
     """Return a model on the CPU with its first values; torch's generator is left alone.
 
     A plain model and its conversion start from the same values of everything that both have.
+
+    Args:
+        base, widths, options: key of :data:`BASES` and arguments of the constructor.
+        convert: arguments of ``kanmeta.convert``, or None for the model as it is.
+        seed: of the first values.
+        dtype: of all parameters.
+        library: take the real library's layers, see :mod:`recipes.library`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model = BASES[base](widths, **options).to(dtype)
+        bases = {**BASES, **real.constructors(Path(os.environ[real.FOLDER]))} if library else BASES
+        model = bases[base](widths, **options).to(dtype)
     if convert is not None:
         with warnings.catch_warnings():  # tables show parameters beside each other
             warnings.simplefilter("ignore", LargerModelWarning)

@@ -135,7 +135,8 @@ def _job(
 def model(job: Job) -> nn.Module:
     """The model of a job, on the CPU, with its first values."""
     options = {"grid_size": 5, "enable_standalone_scale_spline": False}
-    return build("kan", tuple(job.config["widths"]), options, job.config["convert"], job.seed)
+    widths, convert = tuple(job.config["widths"]), job.config["convert"]
+    return build("kan", widths, options, convert, job.seed, library=job.library)
 
 
 def task(job: Job, place: Place) -> Task:

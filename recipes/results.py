@@ -69,7 +69,8 @@ def by_cell(results: Sequence[Result]) -> dict[tuple[str, str, str], Entry]:
     for result in results:
         job = result["job"]
         if job["row"]:
-            profiles = groups[job["row"], job["model"], job["protocol"]]
+            kind = f"{job['protocol']}, real library" if job.get("library") else job["protocol"]
+            profiles = groups[job["row"], job["model"], kind]
             profiles.setdefault(job["profile"], []).append(result)
     return {
         key: Entry(tuple(profiles[min(profiles, key=PREFERRED.index)]))
@@ -91,6 +92,9 @@ def columns(cell: Cell, entries: Mapping[tuple[str, str, str], Entry]) -> dict[s
         remarks.append(f"count differs by {ours.parameters - cell.parameters:+,}")
     if cell.rule != "label":
         remarks.append("printed count does not follow from the cell")
+    real = entries.get((cell.row, cell.model, "fair, real library"))
+    if real is not None:
+        remarks.append(f"fair, layers of the real library: {real.text()}")
     if found["last"]:
         remarks.append("last: rates chosen on the test set")
     printed = "none" if cell.value is None else number(cell.value)

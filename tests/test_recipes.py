@@ -15,7 +15,18 @@ from safetensors.torch import load_file
 from torch import nn
 
 import kanmeta
-from recipes import functions, images_conv, images_fc, model_figures, pde, records, symbolic, vit
+from recipes import (
+    functions,
+    images_conv,
+    images_fc,
+    library,
+    model_figures,
+    pde,
+    records,
+    results,
+    symbolic,
+    vit,
+)
 from recipes.data import load_images
 from recipes.execute import execute, model_of, trained
 from recipes.job import PROFILES, PROTOCOLS, Job, Place, Task
@@ -23,6 +34,7 @@ from recipes.laplacian import edge_functions, layer_coefficients
 from recipes.loop import train
 from recipes.paper import cells
 from recipes.training import Pixels, accuracy
+from tests import upstream
 from tests.small_images import write_cifar, write_data
 
 CODE = {"commit": "0" * 40, "dirty": False}
@@ -372,3 +384,41 @@ def test_code_state_is_about_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert set(state) == {"commit", "dirty"}
     monkeypatch.setattr(records, "REPOSITORY", tmp_path)
     assert records.code_state() == {"commit": None, "dirty": None}
+
+
+def test_layers_of_the_real_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(library.FOLDER, "")  # main sets it
+    file = tmp_path / "up" / "efficient-kan" / "src" / "efficient_kan" / "kan.py"
+    file.parent.mkdir(parents=True)
+    file.write_text(
+        "from recipes.reference import efficient_kan as ours\n"
+        "class KANLinear(ours.KANLinear):\n"
+        "    def forward(self, x):\n"
+        "        return 2 * super().forward(x)\n"
+        "class KAN(ours.KAN):\n"
+        "    pass\n"
+    )
+    options = ["--only", "f2-n10-kan", "--profile", "smoke", "--out", str(tmp_path)]
+    functions.main([*options, "--library", str(tmp_path / "up")])
+    functions.main(options)
+    folder = tmp_path / "results" / "functions"
+    real, ours = (
+        json.loads((folder / f"f2-n10-kan{kind}.fair.smoke.s0.json").read_text())
+        for kind in (".library", "")
+    )
+    assert real["job"]["library"]
+    assert "library" not in ours["job"]
+    assert real["value"] != ours["value"]
+    found = results.by_cell([real, ours])
+    assert sorted(kind for _, _, kind in found) == ["fair", "fair, real library"]
+
+
+@pytest.mark.parametrize("base", library.constructors(Path()))
+def test_real_libraries_make_the_models_of_the_recipes(base: str) -> None:
+    if not upstream.AVAILABLE:
+        pytest.skip(upstream.HOW)
+    made = library.constructors(Path(str(upstream.FOLDER)))[base]
+    model = made((1, 3), 4) if base.endswith("Conv") else made((5, 40, 3))
+    assert not type(next(iter(model.layers))).__module__.startswith("recipes")
+    kanmeta.convert(model, hidden=2)
+    model.eval()(torch.rand(2, 1, 28, 28) if base.endswith("Conv") else torch.rand(2, 5))

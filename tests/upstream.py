@@ -11,16 +11,15 @@
   and ``train`` accelerate, wandb and more.
 """
 
-import importlib
-import importlib.util
 import os
-import sys
-import warnings
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from recipes import library
+from recipes.checkouts import import_file
 
 FOLDER = os.environ.get("KANMETA_UPSTREAM")
 AVAILABLE = bool(FOLDER)
@@ -52,29 +51,11 @@ def torch_conv_kan(module: str) -> ModuleType:
     The checkout is on ``sys.path`` only while this runs; the modules stay where pickle and each
     other find them. Skips the calling test where the checkout is not at hand.
     """
-    folder = _existing("torch-conv-kan")
-    sys.path.insert(0, str(folder))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it imports what timm has moved
-            found = importlib.import_module(module)
-    finally:
-        sys.path.remove(str(folder))
-    if folder not in Path(str(found.__file__)).parents:  # "utils" and "models" are common names
-        pytest.fail(f"{module!r} was already imported from {found.__file__}, not from {folder}")
-    return found
+    return library.torch_conv_kan(_existing("torch-conv-kan"), module)
 
 
-@cache
 def _module(file: str) -> ModuleType:
-    path = _existing(file)
-    name = f"_upstream_{path.parent.name}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # pickle and inspect look classes up there
-    spec.loader.exec_module(module)
+    module: ModuleType = import_file(_existing(file))
     return module
 
 

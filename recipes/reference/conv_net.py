@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["CHANNELS", "STRIDES", "ConvNet"]
+__all__ = ["CHANNELS", "STRIDES", "ConvNet", "conv_net"]
 
 CHANNELS = {4: (32, 64, 128, 256), 8: (16, 32, 64, 128, 256, 256, 512, 512)}
 """Output channels by number of layers, as the counts of the tables imply; the text differs."""
@@ -69,3 +69,19 @@ class ConvNet(nn.Module):
         """Images ``(N, inputs, height, width)`` to ``(N, classes)``."""
         y: Tensor = self.output(self.layers(x).mean((2, 3)))
         return y
+
+
+def conv_net(
+    layer: Callable[..., nn.Module], widths: tuple[int, int], depth: int, **options: Any
+) -> ConvNet:
+    """Network of the tables with 4 or 8 layers, with batch norm.
+
+    Args:
+        layer: see :class:`ConvNet`.
+        widths: channels of the images, number of classes.
+        depth: a key of :data:`CHANNELS`.
+        options: see :class:`ConvNet`.
+    """
+    inputs, classes = widths
+    channels, strides = CHANNELS[depth], STRIDES[depth]
+    return ConvNet(layer, inputs, classes, channels, strides, norm_layer=nn.BatchNorm2d, **options)
