@@ -93,7 +93,7 @@ def run(recipe: str, doc: str, grid: Grid, argv: Sequence[str] | None = None) ->
     ]
     if args.library:
         os.environ[FOLDER] = str(args.library.resolve())
-        jobs = [replace(job, library=True) for job in jobs]
+        jobs = [replace(job, variant="library") for job in jobs if not job.variant]
     if not jobs:
         raise SystemExit(f"error: no job matches --only {args.only}; --list shows them all")
     if args.list:

@@ -1,4 +1,6 @@
-"""The 17 equations of Table 2, by their names in the Feynman Lectures data set (arXiv 1905.11481).
+"""What the recipes fit: equations of Table 2, functions of Table 4, and that of Appendix B.
+
+The 17 equations have the names of the Feynman Lectures data set (arXiv 1905.11481).
 
 Formulas and ranges are those of pykan 0.2.8, ``kan.feynman``. Exception: I.9.18 has nine variables
 there; the paper's network has six inputs, which is the dimensionless form of the KAN paper (arXiv
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["EQUATIONS", "Equation"]
+__all__ = ["EQUATIONS", "FUNCTIONS", "Equation", "points"]
 
 
 @dataclass(frozen=True)
@@ -66,3 +68,28 @@ EQUATIONS = {
         lambda m1, r1, m2, r2: (m1 * r1 + m2 * r2) / (m1 + m2), [_FAR, _ONE, _FAR, _ONE]
     ),
 }
+
+Function = Callable[[Tensor], Tensor]
+FUNCTIONS: dict[str, Function] = {
+    "f1": lambda x: torch.exp((math.pi * x / 2).sin().square().mean(-1)),
+    "f2": lambda x: (x**2 + x**3).sum(-1),
+    "f3": lambda x: torch.exp(-x.square().mean(-1)),
+    "appendix-b": lambda x: torch.exp(0.5 * (_wave(x[:, 0], x[:, 1]) + _wave(x[:, 2], x[:, 3]))),
+}
+"""Table 4's, and that of Appendix B, of ``(N, n)`` with entries in [-1, 1]."""
+
+
+def _wave(a: Tensor, b: Tensor) -> Tensor:
+    return torch.sin(math.pi * (a**2 + b**2))
+
+
+def points(name: str, dims: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Points of a function and its values there: float64, ``(count, dims)`` and ``(count, 1)``."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(count, dims, generator=generator, dtype=torch.float64)
+    if name in FUNCTIONS:
+        x = 2 * x - 1
+        return x, FUNCTIONS[name](x).unsqueeze(-1)
+    low, high = torch.tensor(EQUATIONS[name].ranges, dtype=torch.float64).T
+    x = low + (high - low) * x
+    return x, EQUATIONS[name].function(*x.T).unsqueeze(-1)

@@ -8,7 +8,6 @@ An epoch is ten iterations of LBFGS on all training points. docs/recipes/functio
 differs from the paper.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise, product
 from typing import Any
@@ -17,18 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from recipes import cli
-from recipes.equations import EQUATIONS
+from recipes.equations import points
 from recipes.job import Job, Place, Profile, Protocol, Task
 from recipes.models import build
 from recipes.paper import Cell, cell, cells
 
 __all__ = [
-    "FUNCTIONS",
     "convert_arguments",
     "grid",
     "main",
     "model",
-    "points",
     "regression",
     "task",
 ]
@@ -59,19 +56,6 @@ FAIR_NOTES = (
     "Both models learn values of mean 0 and variance 1 over the training points; errors are those "
     "of the values as they are. Else Table 4's f2 leaves the grid at once and nothing is learnt.",
 )
-
-Function = Callable[[Tensor], Tensor]
-FUNCTIONS: dict[str, Function] = {
-    "f1": lambda x: torch.exp((math.pi * x / 2).sin().square().mean(-1)),
-    "f2": lambda x: (x**2 + x**3).sum(-1),
-    "f3": lambda x: torch.exp(-x.square().mean(-1)),
-    "appendix-b": lambda x: torch.exp(0.5 * (_wave(x[:, 0], x[:, 1]) + _wave(x[:, 2], x[:, 3]))),
-}
-"""Table 4's, and that of Appendix B, of ``(N, n)`` with entries in [-1, 1]."""
-
-
-def _wave(a: Tensor, b: Tensor) -> Tensor:
-    return torch.sin(math.pi * (a**2 + b**2))
 
 
 def convert_arguments(printed: Cell, protocol: Protocol) -> dict[str, Any]:
@@ -137,18 +121,6 @@ def _appendix_b(kind: str, protocol: Protocol, profile: Profile, seed: int) -> J
     }
     name, epochs = f"appendix-b-{kind.lower()}", EPOCHS[profile]
     return Job("functions", name, "", kind, protocol, profile, seed, epochs, config)
-
-
-def points(name: str, dims: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Points of a function and its values there: float64, ``(count, dims)`` and ``(count, 1)``."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.rand(count, dims, generator=generator, dtype=torch.float64)
-    if name in FUNCTIONS:
-        x = 2 * x - 1
-        return x, FUNCTIONS[name](x).unsqueeze(-1)
-    low, high = torch.tensor(EQUATIONS[name].ranges, dtype=torch.float64).T
-    x = low + (high - low) * x
-    return x, EQUATIONS[name].function(*x.T).unsqueeze(-1)
 
 
 def model(job: Job) -> nn.Module:

@@ -33,8 +33,9 @@ class Job:
         seed: of first values, data that are drawn, and the order of batches.
         epochs: rounds of training; after each the job can be killed and goes on there.
         config: what the recipe needs besides.
-        library: whether the layers are the real library's, see :mod:`recipes.library`, instead of
-            the reference layers.
+        variant: what else is done than the protocol says, in a word that stands in the file's name;
+            ``"library"``: layers of the real library, see :mod:`recipes.library`, in place of the
+            reference layers.
     """
 
     recipe: str
@@ -46,19 +47,24 @@ class Job:
     seed: int
     epochs: int
     config: Mapping[str, Any]
-    library: bool = False
+    variant: str = ""
 
     @property
     def stem(self) -> str:
         """Name of its files, without the ending."""
-        layers = ".library" if self.library else ""
-        return f"{self.name}{layers}.{self.protocol}.{self.profile}.s{self.seed}"
+        parts = [self.name, self.variant, self.protocol, self.profile, f"s{self.seed}"]
+        return ".".join(part for part in parts if part)
+
+    @property
+    def library(self) -> bool:
+        """Whether the layers are the real library's."""
+        return self.variant == "library"
 
     def content(self) -> dict[str, Any]:
         """Everything, as JSON gives it back."""
         content: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        if not self.library:
-            del content["library"]  # as in files from before there was a choice
+        if not self.variant:
+            del content["variant"]  # as in files from before there were any
         return content
 
 

@@ -69,7 +69,7 @@ def by_cell(results: Sequence[Result]) -> dict[tuple[str, str, str], Entry]:
     for result in results:
         job = result["job"]
         if job["row"]:
-            kind = f"{job['protocol']}, real library" if job.get("library") else job["protocol"]
+            kind = ", ".join([job["protocol"], *filter(None, [job.get("variant")])])
             profiles = groups[job["row"], job["model"], kind]
             profiles.setdefault(job["profile"], []).append(result)
     return {
@@ -92,9 +92,9 @@ def columns(cell: Cell, entries: Mapping[tuple[str, str, str], Entry]) -> dict[s
         remarks.append(f"count differs by {ours.parameters - cell.parameters:+,}")
     if cell.rule != "label":
         remarks.append("printed count does not follow from the cell")
-    real = entries.get((cell.row, cell.model, "fair, real library"))
-    if real is not None:
-        remarks.append(f"fair, layers of the real library: {real.text()}")
+    for (row, model, kind), entry in entries.items():
+        if (row, model) == (cell.row, cell.model) and ", " in kind:
+            remarks.append(f"{kind}: {entry.text()}, {entry.parameters:,} parameters")
     if found["last"]:
         remarks.append("last: rates chosen on the test set")
     printed = "none" if cell.value is None else number(cell.value)

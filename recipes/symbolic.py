@@ -25,7 +25,8 @@ from torch import Tensor, nn
 import kanmeta
 from kanmeta.errors import LargerModelWarning
 from recipes import cli
-from recipes.functions import points, regression
+from recipes.equations import points
+from recipes.functions import regression
 from recipes.job import Job, Place, Profile, Protocol, Task
 
 __all__ = ["grid", "main", "model", "task"]

@@ -406,11 +406,11 @@ def test_layers_of_the_real_library(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         json.loads((folder / f"f2-n10-kan{kind}.fair.smoke.s0.json").read_text())
         for kind in (".library", "")
     )
-    assert real["job"]["library"]
-    assert "library" not in ours["job"]
+    assert real["job"]["variant"] == "library"
+    assert "variant" not in ours["job"]
     assert real["value"] != ours["value"]
     found = results.by_cell([real, ours])
-    assert sorted(kind for _, _, kind in found) == ["fair", "fair, real library"]
+    assert sorted(kind for _, _, kind in found) == ["fair", "fair, library"]
 
 
 @pytest.mark.parametrize("base", library.constructors(Path()))
