@@ -21,8 +21,8 @@ from recipes.figures import axes_of, svg
 from recipes.job import PROFILES, PROTOCOLS, Job, Place
 from recipes.laplacian import edge_functions, layer_coefficients
 from recipes.models import is_converted
-from recipes.pde import Solution
 from recipes.training import Pixels
+from recipes.unit_ball import Solution
 
 __all__ = ["FIGURES", "main"]
 

@@ -7,24 +7,21 @@ An epoch is 100 steps. Second derivatives are exact (recipes/laplacian.py), or e
 random axes (config ``axes``). docs/recipes/pde.md lists what differs from the paper.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import kanmeta
 from recipes import cli
 from recipes.job import Job, Place, Profile, Protocol, Task
-from recipes.laplacian import value_gradient_laplacian
 from recipes.models import build, is_converted
 from recipes.paper import cell
+from recipes.unit_ball import EQUATIONS, Solution, ball, judge, residuals
 
-__all__ = ["EQUATIONS", "Solution", "grid", "main", "model", "task"]
+__all__ = ["grid", "main", "model", "task"]
 
 STEPS: dict[Profile, int] = {"smoke": 3, "cpu": 100, "full": 100}  # of an epoch
 EPOCHS: dict[Profile, int] = {"smoke": 2, "cpu": 20, "full": 100}  # the released code: 10,000 steps
@@ -34,13 +31,6 @@ JUDGED: dict[Profile, int] = {"smoke": 50, "cpu": 4000, "full": 20000}  # points
 BOUNDARY = 100  # points a step, where the boundary is part of the loss
 ALPHA = 0.01  # the paper's weight of the residual against the boundary
 DIMENSIONS = (20, 50, 100)
-
-# Nonlinear part f of the equation: Laplacian(u) + f(u) = g.
-EQUATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "Poisson": torch.zeros_like,
-    "Allen-Cahn": lambda u: u - u**3,
-    "Sine-Gordon": torch.sin,
-}
 
 NOTES = (
     "100 points a step are redrawn as in the released code: any direction, radius uniform in 0 to "
@@ -54,47 +44,6 @@ FAIR_NOTES = (
     "The epoch that counts has the smallest residual on held-out points: the exact solution is "
     "used for the final error only.",
 )
-
-
-@dataclass(frozen=True)
-class Solution:
-    """u(x) = (1 - |x|^2) S(x), S = sum_i c_i sin(x_i + cos(x_{i+1}) + x_{i+1} cos(x_i)).
-
-    Attributes:
-        c: ``(d - 1,)``; numpy's standard normal numbers of seed 0, as in the released code.
-    """
-
-    c: Tensor
-
-    @classmethod
-    def of(cls, dims: int, device: str = "cpu", dtype: torch.dtype = torch.float32) -> "Solution":
-        """The solution in ``dims`` dimensions."""
-        c = np.random.RandomState(0).randn(dims - 1)
-        return cls(torch.from_numpy(c).to(device, dtype))
-
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """u and its Laplacian at ``x`` (N, d): ``(N,)`` each."""
-        a, b = x[:, :-1], x[:, 1:]
-        inner = a + b.cos() + b * a.cos()
-        by_a, by_b = 1 - b * a.sin(), a.cos() - b.sin()
-        wave, slope = self.c * inner.sin(), self.c * inner.cos()
-        total = wave.sum(1)
-        # x . grad S and Laplacian of S
-        along = (slope * (a * by_a + b * by_b)).sum(1)
-        bent = slope * (-b * a.cos() - b.cos()) - wave * (by_a.square() + by_b.square())
-        room = 1 - x.square().sum(1)
-        return room * total, room * bent.sum(1) - 4 * along - 2 * x.shape[1] * total
-
-
-def ball(count: int, dims: int, generator: torch.Generator, surface: bool = False) -> Tensor:
-    """Points of random direction in the unit ball, ``(count, dims)``, see ``NOTES``."""
-    x = torch.randn(count, dims, generator=generator)
-    x = F.normalize(x)
-    return x if surface else x * torch.rand(count, 1, generator=generator)
-
-
-def _relative(error: Tensor, exact: Tensor) -> float:
-    return float(torch.linalg.vector_norm(error) / torch.linalg.vector_norm(exact))
 
 
 def grid(protocol: Protocol, profile: Profile) -> list[Job]:
@@ -143,9 +92,10 @@ def task(job: Job, place: Place) -> Task:
     """See :class:`recipes.job.Task`."""
     config = job.config
     widths, device = config["widths"], place.device
-    dims, source_of = widths[0], EQUATIONS[config["equation"]]
+    dims = widths[0]
     net = model(job).to(device)
     solution = Solution.of(dims, device)
+    residual = residuals(config["equation"], solution, config["hard_boundary"])
     rates = config["rates"]
     groups = (
         kanmeta.param_groups(net, **rates)
@@ -154,20 +104,6 @@ def task(job: Job, place: Place) -> Task:
     )
     optimizer = torch.optim.Adam(groups, fused=True)
     first_rates = [group["lr"] for group in optimizer.param_groups]
-
-    def residual(some: nn.Module, x: Tensor, axes: Tensor | None) -> Tensor:
-        """Laplacian(u) + f(u) - g at ``x``: ``(N,)``."""
-        y, gradient, laplacian = (t.squeeze(-1) for t in value_gradient_laplacian(some, x, axes))
-        u, lap, share = y, laplacian, 1.0
-        if axes is not None:
-            share = dims / len(axes)
-        if config["hard_boundary"]:
-            room = 1 - x.square().sum(1)
-            along = ((x if axes is None else x[:, axes]) * gradient).sum(1)
-            count = dims if axes is None else len(axes)
-            u, lap = room * y, room * laplacian - 4 * along - 2 * count * y
-        exact, exact_laplacian = solution(x)
-        return share * lap + source_of(u) - exact_laplacian - source_of(exact)
 
     def batch_loss(some: nn.Module, generator: torch.Generator) -> Tensor:
         x = ball(config["points"], dims, generator).to(device)
@@ -195,28 +131,11 @@ def task(job: Job, place: Place) -> Task:
             total += loss.detach()
         return float(total) / steps
 
-    judged = {
-        part: ball(config["judged"], dims, torch.Generator().manual_seed(seed)).to(device)
-        for part, seed in (("validation", 1), ("test", 2))
-    }
-
-    @torch.no_grad()
-    def score(part: str) -> float:
-        x = judged[part]
-        exact, laplacian = solution(x)
-        if part == "validation":  # no solution is known: the residual, in shares of g
-            wanted = laplacian + source_of(exact)
-            return _relative(residual(net, x, None), wanted)
-        u = net(x).squeeze(-1)
-        if config["hard_boundary"]:
-            u = u * (1 - x.square().sum(1))
-        return _relative(u - exact, exact)
-
     return Task(
         model=net,
         optimizer=optimizer,
         epoch=epoch,
-        score=score,
+        score=judge(net, config, solution),
         loss=lambda some: batch_loss(some, torch.Generator().manual_seed(0)),
         metric="relative l2 error",
         higher=False,

@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recipes.laplacian import spline_derivative, value_gradient_laplacian
+from recipes.levenberg_marquardt import LevenbergMarquardt
 from recipes.models import build
-from recipes.pde import Solution
 from recipes.reference.b_spline import adapted_grid, b_spline_basis
+from recipes.unit_ball import Solution
 
 PLAIN = {"enable_standalone_scale_spline": False, "bias": True}
 
@@ -77,3 +78,33 @@ def test_the_exact_solution() -> None:
         assert torch.allclose(laplacian[n], bend)
     surface = torch.nn.functional.normalize(x)
     assert solution(surface)[0].abs().max() < 1e-12
+
+
+def test_levenberg_marquardt_solves_a_linear_problem_in_one_step() -> None:
+    net = nn.Linear(3, 1, dtype=torch.float64)
+    x = points(20, 3)
+    wanted = x @ torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64) + 0.25
+
+    def residuals(some: nn.Module, x: Tensor) -> Tensor:
+        y: Tensor = some(x)[:, 0]
+        return y - x @ torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64) - 0.25
+
+    optimizer = LevenbergMarquardt(net, residuals, damping=1e-12, chunk=7)
+    before = optimizer.step(x)
+    assert before > 0.01
+    assert torch.allclose(net(x)[:, 0], wanted, atol=1e-8)
+
+
+def test_levenberg_marquardt_takes_no_step_that_makes_it_worse() -> None:
+    net = build("kan", (3, 4, 1), PLAIN, {"hidden": 4, "activation": "silu"}, 0, torch.float64)
+
+    def residuals(some: nn.Module, x: Tensor) -> Tensor:
+        y: Tensor = 30 * some(x)[:, 0].tanh() - 1  # bent: undamped steps go too far
+        return y
+
+    x = points(40, 3)
+    optimizer = LevenbergMarquardt(net, residuals, damping=1e-10)
+    found = [optimizer.step(x) for _ in range(12)]
+    assert found == sorted(found, reverse=True)
+    assert found[-1] < found[0] / 100
+    assert optimizer.param_groups[0]["damping"] != 1e-10

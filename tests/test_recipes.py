@@ -22,6 +22,7 @@ from recipes import (
     library,
     model_figures,
     pde,
+    pde_second_order,
     records,
     results,
     symbolic,
@@ -39,7 +40,7 @@ from tests.small_images import write_cifar, write_data
 
 CODE = {"commit": "0" * 40, "dirty": False}
 TABLES = (functions, images_conv, images_fc, pde)
-RECIPES = (*TABLES, symbolic, vit)
+RECIPES = (*TABLES, pde_second_order, symbolic, vit)
 
 
 def nothing(count: int) -> None:
