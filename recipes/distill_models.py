@@ -112,7 +112,7 @@ def stored(
 ) -> dict[str, Any]:
     """Bytes and accuracy of the file, before and, given images, after tuning codes and codebooks.
 
-    Widths between those of files are only trained: 10 numbers a codebook, in a file of 4 bits.
+    Widths between those of files are only trained: 3.33 are 10 numbers a codebook, in 4 bits.
     """
     width = next(b for b in (2, 3, 4, 8, 16) if b >= bits)
 
@@ -125,7 +125,7 @@ def stored(
     row: dict[str, Any] = {"bits": bits}
     if width == bits:
         row["bytes"], row["test_accuracy"] = saved(model)
-    if images is not None and bits <= 4:
+    if images is not None and bits < 8:
         tuned = copy.deepcopy(model)
         kanmeta.distill(
             tuned,
