@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from kanmeta import matching
 from kanmeta.access import complete_layers
-from kanmeta.codebook import BITS
 from kanmeta.distill_data import Batches
 from kanmeta.distill_report import DistillReport
 from kanmeta.distill_work import Work
@@ -31,7 +30,7 @@ def distill(
     data: Tensor | Iterable[Any] | str | None = None,
     loss: str | Loss | None = None,
     from_student: bool = False,
-    prompt_bits: int | None = None,
+    prompt_bits: float | None = None,
     fit_steps: int = 600,
     layer_steps: int = 300,
     steps: int = 1000,
@@ -60,15 +59,18 @@ def distill(
             an iterable of batches such as a ``DataLoader``, whose items are a tensor or start with
             one. A tenth of it, 8 batches at most, is held out to choose the best state and to stop.
             None: coefficients alone. ``"normal"``: no data either, but coefficients are compared by
-            what they do at standard normal inputs of each layer.
+            what they do at standard normal inputs of each layer; then layers are matched at such
+            inputs of the model, see :mod:`kanmeta.standard_inputs`, where it takes them.
         loss: of the outputs: ``"kl"``, ``"mse"``, or a function (student's, teacher's output) ->
             number. Default: KL divergence where the model gives a matrix ``(N, C)`` with C >= 2,
             which are taken for class scores, else mean squared error.
         from_student: go on from the student as it is, for instance one with few-bit prompts
             (:func:`kanmeta.few_bit_prompts`): only match layers and outputs, copy nothing.
-        prompt_bits: 8, 4, 3 or 2: a last stage of ``steps`` steps in which every prompt is rounded
+        prompt_bits: from 1 to 8: a last stage of ``steps`` steps in which every prompt is rounded
             to a codebook of its layer. Codes, codebooks and meta-learners are trained together, so
-            that ``save`` with as many bits loses nothing. Needs data.
+            that ``save`` with as many bits loses nothing. Needs data. 3.33 bits are 10 numbers a
+            codebook: saved with ``prompt_bits=4`` they take about 3.3 bits each, as files are
+            compressed.
         fit_steps: steps of the fit to the coefficients.
         layer_steps: steps of matching layers.
         steps: steps of matching outputs.
@@ -87,13 +89,15 @@ def distill(
     """
     begin = time.perf_counter()
     layers = complete_layers(student)
-    standard = isinstance(data, str) and data == "normal"
+    standard = isinstance(data, str)
+    if standard and data != "normal":
+        raise PlanError(f'data={data!r}: the only text is "normal"; else pass inputs, or None')
     if standard:
         data = None
     if (from_student or prompt_bits is not None) and data is None:
         raise PlanError("from_student and prompt_bits ask for stages that need data: pass data=")
-    if prompt_bits is not None and prompt_bits not in BITS:
-        raise PlanError(f"prompt_bits={prompt_bits!r}: expected one of 2, 3, 4, 8, or None")
+    if prompt_bits is not None and not 1 <= prompt_bits <= 8:
+        raise PlanError(f"prompt_bits={prompt_bits!r}: expected a number from 1 to 8, or None")
     plain = plain_teacher(teacher)
     with matching.evaluating(student, plain):
         check_teacher(student, plain, layers)
@@ -104,10 +108,13 @@ def distill(
         with put_back_on_failure(student):
             work = Work(student, plain, layers, batches, standard, generator)
             total = 0 if from_student else fit_steps * len(work.clusters)
+            total += layer_steps if standard else 0
             total += 0 if data is None else layer_steps + steps * (1 + (prompt_bits is not None))
             with _bar(total, progress) as tick:
                 if not from_student:
                     work.coefficients(fit_steps, tick)
+                if standard and layer_steps:
+                    work.standard_layers(layer_steps, tick)
                 name = None
                 if batches is not None:
                     few = from_student and prompt_bits is not None  # straight to the last stage

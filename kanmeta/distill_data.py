@@ -50,7 +50,7 @@ class Batches:
         else:
             raise PlanError(
                 f"data is a {type(data).__name__}: expected a tensor of inputs, a tuple of tensors "
-                "or an iterable of batches such as a DataLoader"
+                'or an iterable of batches such as a DataLoader; without data, None or "normal"'
             )
         if self._tensors is not None:
             rows = {len(t) if t.ndim else 0 for t in self._tensors}
@@ -88,7 +88,7 @@ class Batches:
 
     def _rows(self, rows: Tensor) -> tuple[Tensor, ...]:
         assert self._tensors is not None
-        return tuple(t[rows.to(t.device)].to(self._device) for t in self._tensors)
+        return _finite(tuple(t[rows.to(t.device)].to(self._device) for t in self._tensors))
 
     def _arguments(self, item: object) -> tuple[Tensor, ...]:
         first = item[0] if isinstance(item, Sequence) and item else item
@@ -97,4 +97,16 @@ class Batches:
                 f"data gives a {type(item).__name__} as a batch: expected a tensor of inputs, or a "
                 "tuple or list that starts with one. Pass batches of that form"
             )
-        return (first.to(self._device),)
+        return _finite((first.to(self._device),))
+
+
+def _finite(batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The batch itself; a PlanError if a number in it is NaN or infinite."""
+    for tensor in batch:
+        if not bool(tensor.isfinite().all()):
+            bad = int((~tensor.isfinite()).flatten(1).any(1).sum()) if tensor.ndim > 1 else 1
+            raise PlanError(
+                f"data has NaN or infinite numbers, in {bad} of {len(tensor)} rows of a batch: "
+                "expected finite inputs. Take these rows out, or fill them in as for the teacher"
+            )
+    return batch

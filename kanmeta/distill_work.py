@@ -13,6 +13,7 @@ from kanmeta.distill_report import DistillReport, LayerReport, Stage
 from kanmeta.layer_metric import Call, first_tensor, gram, standard_call, watching
 from kanmeta.linear_code import pca_floor
 from kanmeta.matching import Loss
+from kanmeta.standard_inputs import standard_inputs
 from kanmeta.transfer import copy_plain, learnt, put_back
 
 __all__ = ["Work"]
@@ -80,6 +81,17 @@ class Work:
             code_stage.write(a[0], code_stage.code(*a, steps, self.generator, tick))
         self._stage("meta-learner", start)
 
+    def standard_layers(self, steps: int, tick: Callable[[], object]) -> None:
+        """Match layers at inputs that are made up, where the model takes such."""
+        start = time.perf_counter()
+        inputs = standard_inputs(self.teacher, self.layers, self.generator)
+        note = "left out: the model does not take inputs of its first layer"
+        if inputs is not None:
+            device = next(iter(self.layers.values())).prompts.device
+            batches = Batches(inputs, 0, device, self.generator)
+            note = matching.match_layers(self.teacher, self.layers, batches, steps, tick)
+        self._stage("layer outputs, standard inputs", start, note)
+
     def data(
         self, loss: str | Loss | None, layer_steps: int, steps: int, tick: Callable[[], object]
     ) -> str:
@@ -107,7 +119,7 @@ class Work:
         return name
 
     def few_bits(
-        self, loss: str | Loss | None, bits: int, steps: int, tick: Callable[[], object]
+        self, loss: str | Loss | None, bits: float, steps: int, tick: Callable[[], object]
     ) -> None:
         """Match outputs with prompts of few bits."""
         assert self.batches is not None
@@ -116,9 +128,16 @@ class Work:
             output = first_tensor(self.teacher(*self.batches.held_out[0]))
         name, function = matching.resolve_loss(loss, output)
         note = matching.match_outputs(
-            self.student, self.teacher, self.layers, self.batches, function, steps, tick, bits
+            self.student,
+            self.teacher,
+            self.layers,
+            self.batches,
+            function,
+            steps,
+            tick,
+            int(2**bits),
         )
-        self._stage(f"outputs ({name}), {bits} bits", start, note)
+        self._stage(f"outputs ({name}), {bits:g} bits", start, note)
 
     @torch.no_grad()
     def _held_out(self, loss: Loss) -> float:

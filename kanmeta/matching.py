@@ -78,11 +78,11 @@ def match_outputs(
     loss: Loss,
     steps: int,
     tick: Callable[[], object],
-    bits: int | None = None,
+    levels: int | None = None,
 ) -> str:
     """Train prompts and meta-learners so that the student's outputs are the teacher's.
 
-    With ``bits``, prompts are rounded to a codebook at every step, and stay so.
+    With ``levels``, prompts are rounded at every step to codebooks of so many entries, and stay so.
     """
 
     def objective(batch: tuple[Tensor, ...]) -> Tensor:
@@ -90,8 +90,8 @@ def match_outputs(
             target = first_tensor(teacher(*batch))
         return loss(first_tensor(student(*batch)), target)
 
-    rates = OUTPUT_RATES if bits is None else FEW_BIT_RATES
-    return _train(list(layers.values()), objective, data, rates, steps, tick, bits)
+    rates = OUTPUT_RATES if levels is None else FEW_BIT_RATES
+    return _train(list(layers.values()), objective, data, rates, steps, tick, levels)
 
 
 def match_layers(
@@ -153,7 +153,7 @@ def _train(
     rates: tuple[float, float],
     steps: int,
     tick: Callable[[], object],
-    bits: int | None = None,
+    levels: int | None = None,
 ) -> str:
     """Adam on a cosine schedule; what was best on the held-out batches is what stays."""
     if steps == 0:
@@ -161,7 +161,7 @@ def _train(
     prompts = list({id(b.prompts): b.prompts for b in layers}.values())
     metas = list({id(p): p for b in layers for p in b.meta_learner.parameters()}.values())
     everything = [*prompts, *metas]
-    rounded = None if bits is None else RoundedPrompts(prompts, bits)
+    rounded = None if levels is None else RoundedPrompts(prompts, levels)
     if rounded is not None:
         rounded.write()
     trained = prompts if rounded is None else rounded.latent

@@ -19,18 +19,18 @@ class RoundedPrompts:
 
     Args:
         prompts: of each layer, ``(*edge_shape, dim_z)``; written to.
-        bits: a codebook has ``2**bits`` entries, for each layer and each number of a prompt.
+        levels: entries of a codebook, of which each layer has one for each number of a prompt.
 
     Attributes:
         latent: of each layer, what to give to an optimiser.
     """
 
-    def __init__(self, prompts: Sequence[Tensor], bits: int) -> None:
+    def __init__(self, prompts: Sequence[Tensor], levels: int) -> None:
         """See the class."""
         self._prompts = prompts
         self.latent = [z.detach().clone().requires_grad_() for z in prompts]
         self._books = [
-            [quantise(column, 2**bits)[0] for column in z.detach().reshape(-1, z.shape[-1]).T]
+            [quantise(column, levels)[0] for column in z.detach().reshape(-1, z.shape[-1]).T]
             for z in prompts
         ]
 

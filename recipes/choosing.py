@@ -23,8 +23,10 @@ HEADER = ("model", "numbers an edge", "data", "bits", "bytes", "test accuracy, %
 def table(results: Iterable[Mapping[str, Any]]) -> str:
     """Bytes and accuracy of files, means over seeds; with codebooks trained where they were."""
     teachers: list[Mapping[str, Any]] = []
-    files: dict[tuple[str, int, str, int], list[tuple[int, float]]] = defaultdict(list)
+    files: dict[tuple[str, int, str, float], list[tuple[int, float]]] = defaultdict(list)
     for result in results:
+        if result.get("grid", 5) != 5 or "network" in result:
+            continue  # of other networks: no means with this one
         teachers.append(result["teacher"])
         for file in result["files"]:
             key = (result["kind"], result["dim_z"], result["data_used"], -file["bits"])
@@ -35,7 +37,7 @@ def table(results: Iterable[Mapping[str, Any]]) -> str:
     plain = {(t["bytes"], t["test_accuracy"]) for t in teachers}  # one of a seed teaches many
     rows = [("teacher", "", "", "32", *_means([*plain]))]
     rows += [
-        (kind, str(dim_z), data, str(-bits), *_means(found))
+        (kind, str(dim_z), data, f"{-bits:g}", *_means(found))
         for (kind, dim_z, data, bits), found in sorted(files.items())
     ]
     return markdown(HEADER, rows)

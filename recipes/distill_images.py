@@ -17,16 +17,24 @@ from typing import Any
 import torch
 
 from recipes.data import DATASETS, DataError, load_images
-from recipes.distill_models import WIDTHS, distilled, from_scratch, stored, teacher
+from recipes.distill_models import (
+    WIDTHS,
+    distilled,
+    from_scratch,
+    scratch_options,
+    stored,
+    teacher,
+    teacher_options,
+)
 from recipes.distill_table import refresh
-from recipes.images_fc import KAN, METAKAN
 from recipes.records import code_state, hardware, versions, write_json
 from recipes.training import Pixels, accuracy, one_thread
 
 __all__ = ["main"]
 
-BITS = (16, 8, 4, 3, 2)
+BITS = (16.0, 8.0, 4.46, 4.0, 3.33, 3.0, 2.0)
 RUNS = ("none", "normal", "100 batches", "2 epochs")
+WHOLE = (16, 8, 4, 3, 2)  # widths of files
 BLIND = ("none", "normal")  # without data: not worth files
 
 
@@ -36,44 +44,43 @@ def run(args: argparse.Namespace, images: Any) -> None:
     working = args.out / "runs" / "distill"
     working.mkdir(parents=True, exist_ok=True)
     results = args.out / "results" / "distill"
-    path = args.teacher or working / f"{args.dataset}-kan-s{args.seed}.safetensors"
-    source = teacher(path, data, args.seed).to(args.device)
+    label = args.dataset if args.grid == 5 else f"{args.dataset}-G{args.grid}"
+    path = args.teacher or working / f"{label}-kan-s{args.seed}.safetensors"
+    source = teacher(path, data, args.seed, args.grid).to(args.device)
     common = {
         "dataset": args.dataset,
         "data": images.fingerprint(),
         "seed": args.seed,
         "teacher": {"test_accuracy": accuracy(source, data), "bytes": path.stat().st_size},
         "widths": WIDTHS,
+        "grid": args.grid,
         "code": code_state(),
         "versions": versions(),
         "hardware": hardware(torch.device(args.device)),
     }
     file = working / f"s{args.seed}.safetensors"
     pool = data.inputs(slice(0, data.train))
-    name = f"{args.dataset}-scratch-s{args.seed}"
+    name = f"{label}-scratch-s{args.seed}"
     if args.scratch and not (results / f"{name}.json").exists():
         begin = time.perf_counter()
-        model = from_scratch(working / f"{name}.safetensors", data, args.seed)
-        options = dict(METAKAN.options)
-        files = [stored(model, options, data, pool, bits, file) for bits in BITS]
+        model = from_scratch(working / f"{name}.safetensors", data, args.seed, args.grid)
+        options = scratch_options(args.grid)
+        files = [stored(model, options, data, pool, bits, file) for bits in args.bits]
         row = {"test_accuracy": accuracy(model, data), "dim_z": 1, "files": files}
         row |= {"kind": "from scratch", "data_used": "all, with labels"}
         row["seconds"] = round(time.perf_counter() - begin, 1)
         write_json(results / f"{name}.json", common | row)
         print(f"{name}: {row['test_accuracy']:.2f} %")
     for dim_z, what in [(z, w) for w in args.runs for z in args.dim_z]:
-        name = f"{args.dataset}-z{dim_z}-{what.replace(' ', '')}-s{args.seed}"
+        name = f"{label}-z{dim_z}-{what.replace(' ', '')}-s{args.seed}"
         if (results / f"{name}.json").exists():
             continue
         begin = time.perf_counter()
-        student, report = distilled(source, data, dim_z, what, args.seed)
+        student, report = distilled(source, data, dim_z, what, args.seed, args.grid)
         row = {"test_accuracy": accuracy(student, data), "report": report.as_dict()}
         tune = pool if what == "2 epochs" else None
-        files = (
-            []
-            if what in BLIND
-            else [stored(student, dict(KAN.options), data, tune, bits, file) for bits in BITS]
-        )
+        wanted = [] if what in BLIND else [b for b in args.bits if tune is not None or b in WHOLE]
+        files = [stored(student, teacher_options(args.grid), data, tune, b, file) for b in wanted]
         row |= {"dim_z": dim_z, "data_used": what, "files": files, "kind": "distilled"}
         row["seconds"] = round(time.perf_counter() - begin, 1)
         write_json(results / f"{name}.json", common | row)
@@ -93,6 +100,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dim-z", type=int, nargs="*", default=[1, 2, 4], metavar="N")
     parser.add_argument("--runs", nargs="*", choices=RUNS, default=RUNS, help="which data to use")
+    parser.add_argument("--grid", type=int, default=5, metavar="G", help="intervals of the grid")
+    parser.add_argument("--bits", type=float, nargs="*", choices=BITS, default=BITS)
     parser.add_argument("--scratch", action="store_true", help="and a model trained from scratch")
     parser.add_argument("--data-root", type=Path, metavar="FOLDER", help="where the data set is")
     parser.add_argument("--download", action="store_true", help="fetch the data set if needed")

@@ -24,32 +24,45 @@ CAVEAT = "crosses: what papers say of other networks and data, so no comparison"
 def table(found: Sequence[Mapping[str, Any]]) -> str:
     """Markdown tables of results: accuracy, then bytes."""
     lines = [
-        "| data set, seed | model | numbers an edge | data | teacher, % | test accuracy, % |",
-        "|---|---|---|---|---|---|",
+        "| network, seed | model | numbers an edge | data | teacher, % | accuracy, % | lost |",
+        "|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {r['dataset']}, {r['seed']} | {r['kind']} | {r['dim_z']} | {r['data_used']} | "
-        f"{r['teacher']['test_accuracy']:.2f} | {r['test_accuracy']:.2f} |"
+        f"| {_network(r)}, {r['seed']} | {r['kind']} | {r['dim_z']} | {r['data_used']} | "
+        f"{r['teacher']['test_accuracy']:.2f} | {r['test_accuracy']:.2f} | "
+        f"{r['teacher']['test_accuracy'] - r['test_accuracy']:.2f} |"
         for r in found
     ]
     lines += [
         "",
-        "| data set, seed | model | numbers an edge | data | bits | teacher's bytes | bytes "
-        "| smaller | test accuracy, % | tuned: bytes | tuned: accuracy, % |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| network, seed | model | numbers an edge | data | bits | teacher's bytes | bytes "
+        "| smaller | accuracy, % | lost | tuned: bytes | smaller | accuracy, % | lost |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in found:
+        before = r["teacher"]["bytes"]
+        best = max(r["teacher"]["test_accuracy"], r["test_accuracy"])
         for f in r["files"]:
-            before = r["teacher"]["bytes"]
-            tuned = (
-                f"{f['tuned_bytes']:,} | {f['tuned_accuracy']:.2f}" if "tuned_bytes" in f else "|"
-            )
+            plain = _file(before, f.get("bytes"), f.get("test_accuracy"), best)
+            tuned = _file(before, f.get("tuned_bytes"), f.get("tuned_accuracy"), best)
             lines.append(
-                f"| {r['dataset']}, {r['seed']} | {r['kind']} | {r['dim_z']} | {r['data_used']} | "
-                f"{f['bits']} | {before:,} | {f['bytes']:,} | {before / f['bytes']:.1f}x | "
-                f"{f['test_accuracy']:.2f} | {tuned} |"
+                f"| {_network(r)}, {r['seed']} | {r['kind']} | {r['dim_z']} | {r['data_used']} | "
+                f"{f['bits']:g} | {before:,} | {plain} | {tuned} |"
             )
     return "\n".join([*lines, ""])
+
+
+def _network(result: Mapping[str, Any]) -> str:
+    grid = result.get("grid", 5)
+    name = f"{result['dataset']} {result.get('network', '')}".strip()
+    return name if grid == 5 else f"{name} G={grid}"
+
+
+def _file(before: int, size: int | None, accuracy: float | None, best: float) -> str:
+    """Cells of one file; the loss is that from the better of the teacher and the whole model."""
+    if size is None or accuracy is None:
+        return "| | |"
+    return f"{size:,} | {before / size:.1f}x | {accuracy:.2f} | {best - accuracy:.2f}"
 
 
 def curve(found: Sequence[Mapping[str, Any]]) -> Figure:
@@ -66,12 +79,13 @@ def curve(found: Sequence[Mapping[str, Any]]) -> Figure:
         best = max(result["teacher"]["test_accuracy"], result["test_accuracy"])
         points = sorted(
             (
-                before / f.get("tuned_bytes", f["bytes"]),
-                best - f.get("tuned_accuracy", f["test_accuracy"]),
+                before / (f["tuned_bytes"] if "tuned_bytes" in f else f["bytes"]),
+                best - (f["tuned_accuracy"] if "tuned_bytes" in f else f["test_accuracy"]),
             )
             for f in result["files"]
         )
-        label = f"dim_z={result['dim_z']}, {result['kind']}, {result['data_used']}"
+        label = f"{_network(result)}, dim_z={result['dim_z']}, {result['kind']}"
+        label += f", {result['data_used']}"
         axes.plot(
             *zip(*points, strict=True), "o-", markersize=4, label=f"{label}, s{result['seed']}"
         )

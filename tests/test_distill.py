@@ -14,6 +14,7 @@ from kanmeta import code_fit, errors, matching
 from kanmeta.distill_data import Batches
 from kanmeta.layer_metric import standard_call
 from kanmeta.linear_code import linear_code, pca_floor, squared_error
+from kanmeta.standard_inputs import StandardInputs
 from recipes.reference.fast_kan import FastKAN
 from tests.cases import CASES, EXAMPLE, Case, case, kan, same_state
 
@@ -209,8 +210,9 @@ def test_standard_normal_inputs_stand_in_for_data(name: str) -> None:
         student = c.convert(c.model(torch.float32), dim_z=2, hidden=8)
         generator = torch.Generator().manual_seed(0)
         report = kanmeta.distill(
-            student, teacher, data=data, fit_steps=0, generator=generator, progress=False
-        )
+            student, teacher, data=data, fit_steps=0, layer_steps=0, generator=generator,
+            progress=False,
+        )  # fmt: skip
         layers = kanmeta.access.complete_layers(student)
         total = 0.0
         for layer_name, binding in layers.items():
@@ -227,6 +229,44 @@ def test_standard_normal_inputs_stand_in_for_data(name: str) -> None:
     assert errors_at["normal"] < 0.95 * errors_at[None]
 
 
+@pytest.mark.parametrize("name", [EXAMPLE, "private-conv-tap"])
+def test_made_up_inputs_are_standard_and_go_together_as_the_coefficients_do(name: str) -> None:
+    c = case(name)
+    layers = kanmeta.access.complete_layers(c.convert(c.model(torch.float32)))
+    layer_name, binding = next(iter(layers.items()))
+    layer = c.model(torch.float32).get_submodule(layer_name)
+    spec = binding.spec
+    w = spec.read(layer)
+    axis = spec.edge_axes.index("i")
+    w.movedim(axis, 0)[1] = w.movedim(axis, 0)[0]  # two inputs with the same coefficients
+    batches = iter(StandardInputs(w, spec, torch.Generator().manual_seed(0)))
+    x = torch.cat([next(batches).movedim(1, -1).reshape(-1, spec.sizes["i"]) for _ in range(40)])
+    torch.testing.assert_close(x.std(0), torch.ones_like(x[0]), atol=0.15, rtol=0)
+    together = torch.corrcoef(x.T)
+    assert together[0, 1] > 0.999
+    if x.shape[1] > 2:
+        assert 0.2 < together[0, 2:].mean() < 0.8  # a common part, half of the variance
+
+
+def test_layers_are_matched_at_made_up_inputs() -> None:
+    """Better where inputs go together, for which the stage is made."""
+    teacher, _ = trained()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(500, 1, generator=generator) + 0.3 * torch.randn(500, 8, generator=generator)
+    error = []
+    for steps in (0, 200):
+        student = kanmeta.convert(kan(8, 12, 3), dim_z=2, hidden=8, clusters="layer")
+        generator = torch.Generator().manual_seed(0)
+        report = kanmeta.distill(
+            student, teacher, data="normal", fit_steps=50, layer_steps=steps, generator=generator
+        )
+        with torch.no_grad():
+            error.append(float((student.layers[0](x) - teacher.layers[0](x)).norm()))
+    assert report.stages[-1].name == "layer outputs, standard inputs"
+    assert "held-out loss" in report.stages[-1].note
+    assert error[1] < 0.9 * error[0]
+
+
 def test_layers_without_standard_inputs_fall_back_to_their_coefficients() -> None:
     """A layer that refuses a matrix, as one behind a wrapper of the user's may."""
     teacher, _ = trained()
@@ -234,6 +274,7 @@ def test_layers_without_standard_inputs_fall_back_to_their_coefficients() -> Non
     teacher.layers[1].register_forward_pre_hook(_refuse)
     report = kanmeta.distill(student, teacher, data="normal", **FAST)
     assert "1 of 2 layers" in report.stages[0].note
+    assert "does not take" in report.stages[-1].note
 
 
 def _refuse(layer: nn.Module, args: object) -> None:
@@ -260,6 +301,11 @@ def test_data_can_be_tensors_batches_or_a_loader() -> None:
         ([{"x": 1}], "data gives a dict"),
         (torch.rand(0, 8), "expected one number > 0"),
         (iter([torch.rand(4, 8)]), "only once"),
+        (b"normal", 'data is a bytes: .*None or "normal"'),
+        ("Normal", "data='Normal': the only text is \"normal\""),
+        (torch.full((4, 8), torch.nan), "NaN or infinite numbers, in 4 of 4 rows"),
+        (torch.rand(4, 8) / torch.tensor([1.0, 0, 1, 1])[:, None], "in 1 of 4 rows"),
+        ([torch.full((4, 8), torch.inf)], "NaN or infinite"),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
@@ -275,6 +321,19 @@ def test_data_that_does_not_fit_is_refused(data: Any, text: str) -> None:
     with pytest.raises(errors.PlanError):
         kanmeta.convert(model, distill=data)
     assert same_state(model, state)
+
+
+def test_numbers_that_are_not_finite_are_found_in_later_batches_too() -> None:
+    """Not only in what is held out; the student is as it was."""
+    teacher, x = trained()
+    student = kanmeta.convert(kan(8, 12, 3))
+    before = {name: t.clone() for name, t in student.state_dict().items()}
+    batches = [x[:64], x[64:128], x[128:192].clone()]
+    batches[2][5, 3] = torch.nan
+    with pytest.raises(errors.PlanError, match="in 1 of 64 rows of a batch"):
+        kanmeta.distill(student, teacher, data=batches, **FAST)
+    assert same_state(student, before)
+    kanmeta.distill(student, teacher, data=[*batches[:2], batches[2][:5]], **FAST)
 
 
 def test_the_loss_is_kl_for_class_scores_and_what_the_user_says() -> None:
@@ -470,18 +529,18 @@ def test_only_the_named_example_needs_no_data() -> None:
     for nothing in (None, False):
         model = case(EXAMPLE).convert(case(EXAMPLE).model(), distill=nothing)
         assert kanmeta.prompts(model)
-    with pytest.raises(errors.PlanError, match="data is a str"):
+    with pytest.raises(errors.PlanError, match="the only text is"):
         case(EXAMPLE).convert(case(EXAMPLE).model(), distill="yes")
 
 
-@pytest.mark.parametrize("bits", [2, 4])
-def test_codes_can_be_trained(bits: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("bits", "width"), [(2, 2), (3.33, 4), (4, 4)])
+def test_codes_can_be_trained(bits: float, width: int, tmp_path: Path) -> None:
     """Better than codebooks alone, and what is trained is what the file holds."""
     teacher, x = trained()
     student = kanmeta.convert(kan(8, 12, 3), dim_z=2, hidden=16)
     kanmeta.distill(student, teacher, data=x, loss="mse", **FAST)
     rounded = copy.deepcopy(student)
-    with kanmeta.few_bit_prompts(rounded, bits), torch.no_grad():
+    with kanmeta.few_bit_prompts(rounded, width), torch.no_grad():
         before = float((rounded(x) - teacher(x)).norm())
     report = kanmeta.distill(
         student, teacher, data=x, loss="mse", from_student=True, prompt_bits=bits, steps=400,
@@ -491,11 +550,12 @@ def test_codes_can_be_trained(bits: int, tmp_path: Path) -> None:
     with torch.no_grad():
         assert float((student(x) - teacher(x)).norm()) < 0.7 * before
     for z in kanmeta.prompts(student).values():
-        assert all(len(column.unique()) <= 2**bits for column in z.detach().reshape(-1, 2).T)
-    kanmeta.save(student, tmp_path / "m.safetensors", prompt_bits=bits)
+        assert all(len(column.unique()) <= int(2**bits) for column in z.detach().reshape(-1, 2).T)
+    kanmeta.save(student, tmp_path / "m.safetensors", prompt_bits=width)
     fresh = kanmeta.load(kan(8, 12, 3), tmp_path / "m.safetensors")
     torch.testing.assert_close(fresh(x), student(x), rtol=1e-5, atol=1e-6)
-    with pytest.raises(errors.PlanError, match="expected one of"):
-        kanmeta.distill(student, teacher, data=x, prompt_bits=5)
+    for number in (0.5, 16):
+        with pytest.raises(errors.PlanError, match="expected a number from 1 to 8"):
+            kanmeta.distill(student, teacher, data=x, prompt_bits=number)
     with pytest.raises(errors.PlanError, match="pass data="):
         kanmeta.distill(student, teacher, prompt_bits=4)

@@ -1,5 +1,7 @@
 """What fitting coefficients needs beside them: a little for each edge, and blocks."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -36,3 +38,19 @@ def test_memory_grows_by_a_few_numbers_an_edge_however_wide_the_meta_learner(
     grown = (peak(large) - peak(small)) / (large - small)  # bytes an edge, its coefficients too
     floats = grown / 4 - DIM_W
     assert 1 <= floats <= 8, floats  # prompts, codes before and after; not 128 hidden units
+
+
+def peak_of_load(edges: int, folder: Path) -> int:
+    """Most bytes alive at once while a file of 4-bit codes becomes a model."""
+    path = folder / f"{edges}.safetensors"
+    kanmeta.save(kanmeta.convert(kan(edges // 10, 10), hidden=8), path, prompt_bits=4)
+    assert path.stat().st_size < edges
+    model = kan(edges // 10, 10)
+    return peak_bytes(lambda: kanmeta.load(model, path), [*model.parameters(), *model.buffers()])
+
+
+def test_loading_codes_needs_less_than_the_plain_coefficients(tmp_path: Path) -> None:
+    """They are alive beforehand; prompts, codes and their indices come on top, and no more."""
+    small, large = 8_000, 24_000
+    grown = (peak_of_load(large, tmp_path) - peak_of_load(small, tmp_path)) / (large - small)
+    assert 4 <= grown - 4 * (DIM_W + 1) <= 24, grown  # kan has a spline_scaler, and knots

@@ -1,0 +1,94 @@
+"""Inputs made up where there are no data: of unit variance, alike where the coefficients are.
+
+What a network was trained on is unknown, but two things about it are not. Inputs of one row tend to
+go together: most of an image is background. And coefficients of inputs that went together in
+training were pulled in the same directions. For input i of a layer with coefficients w_oik, less
+their means over o and i,
+
+    x_i = sqrt(r) c + sqrt(1 - r) sum_ok g_ok w_oik / ||w_.i.||        g, c ~ N(0, 1), r ~ U(0, 1)
+
+with one r and one c a row, or an image. Every x_i is N(0, 1), and with c left out the correlation
+of two inputs is that of their coefficients.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from kanmeta.binding import Binding
+from kanmeta.layer_metric import watching
+from kanmeta.spec import LayerSpec
+
+__all__ = ["StandardInputs", "standard_inputs"]
+
+_log = logging.getLogger(__name__)
+
+_ROWS = 128
+_DIRECTIONS = 2048  # of the (o, k) at most, bounds the work for wide layers
+_PIXELS = 16  # of an image's side at least
+
+
+class StandardInputs:
+    """Batches of inputs of a layer, new ones every time, without end.
+
+    Args:
+        coefficients: of the layer, ``(*edge_shape, dim_w)``.
+        spec: of the layer.
+        generator: CPU generator; default: torch's global one.
+    """
+
+    def __init__(
+        self, coefficients: Tensor, spec: LayerSpec, generator: torch.Generator | None
+    ) -> None:
+        """See the class."""
+        self._generator = generator
+        inputs = [spec.edge_axes.index(a) for a in ("g", "i") if a in spec.edge_axes]
+        w = coefficients - coefficients.mean(tuple(range(coefficients.ndim - 1)), keepdim=True)
+        w = w.movedim(inputs, list(range(-len(inputs), 0))).flatten(-len(inputs)).flatten(0, -2)
+        if len(w) > _DIRECTIONS:
+            w = w[torch.randperm(len(w), generator=generator)[:_DIRECTIONS].to(w.device)]
+        self._directions = w / w.norm(dim=0).clamp(min=torch.finfo(w.dtype).tiny)
+        self._image = [max(_PIXELS, 2 * size) for size in spec.kernel]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """``(128, i)``, or for a convolution ``(128, i, *space)``."""
+        while True:
+            yield self._batch()
+
+    def _batch(self) -> Tensor:
+        like = self._directions
+        ones = [1] * len(self._image)
+        share = torch.rand(_ROWS, 1, *ones, generator=self._generator, device="cpu").to(like)
+        common = self._normal(1, *ones)
+        own = self._normal(*self._image, len(like)) @ like  # inputs last
+        own = own.movedim(-1, 1)
+        made: Tensor = share.sqrt() * common + (1 - share).sqrt() * own
+        return made
+
+    def _normal(self, *shape: int) -> Tensor:
+        x = torch.randn(_ROWS, *shape, generator=self._generator, device="cpu")
+        return x.to(self._directions)
+
+
+@torch.no_grad()
+def standard_inputs(
+    teacher: nn.Module, layers: Mapping[str, Binding], generator: torch.Generator | None
+) -> StandardInputs | None:
+    """Inputs of the model, which are those of its first layer.
+
+    Returns:
+        None where the model does not take them, or where not all layers are called for them.
+    """
+    name, binding = next(iter(layers.items()))
+    coefficients = binding.spec.read(teacher.get_submodule(name))
+    made = StandardInputs(coefficients, binding.spec, generator)
+    try:
+        with watching(teacher, list(layers)) as calls:
+            teacher(next(iter(made)))
+    except Exception as error:  # a forward of anybody's
+        _log.info("the model takes no inputs of its layer %r: %s", name, error)
+        return None
+    fits = all(calls[n] and bool(calls[n][0].output.isfinite().all()) for n in layers)
+    return made if fits else None
