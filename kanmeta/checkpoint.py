@@ -160,6 +160,7 @@ def load(
     with _named(path), ExitStack() as undo:
         undo.callback(install(ready))
         undo.callback(install_containers(model, header["frozen"]))
+        restore.check_memory(model, tensors)
         undo.callback(put_back, restore.containers_tensors(model, header))
         undo.callback(restore_containers(model, header["containers"]))
         for layer, name, value in attributes:

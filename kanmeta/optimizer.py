@@ -1,6 +1,7 @@
 """An optimiser's state across a conversion in the middle of training."""
 
 import itertools
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ class CarriedOptimizer:
         kept: they are still there, with their state, in the group where they were.
         reset: they are new and start without state.
         dropped: they are gone, and their state with them.
-        left_out: they are new and nothing trains them, because the optimiser did not train those
-            that they stand for either.
+        left_out: they are new and this optimiser does not train them, because it did not train
+            those that they stand for either, or because it is Muon.
     """
 
     kept: tuple[str, ...] = ()
@@ -55,6 +56,9 @@ def carry_optimizer(
     or the library's own after ``materialize``, start without state in the group of those that
     they stand for: its learning rate and all other options hold for them. There are as many
     groups as before, so that a learning rate scheduler goes on.
+
+    Muon trains matrices only, so prompts and meta-learners are left to another optimiser, and a
+    warning says so.
 
     Args:
         optimizer: changed in place when the block ends, also if it ends by an error.
@@ -92,13 +96,16 @@ def _follow(
     gone = {name: p for name, p in before.items() if p not in present}
     trained = [name for name, p in before.items() if p in group_of]
     joining: dict[int, list[str]] = {}
-    reset, left_out = [], []
+    reset, left_out, refused = [], [], list[str]()
+    matrices_only = type(optimizer).__name__ == "Muon"  # torch's, since 2.9, or somebody else's
     for name, p in after.items():
         if p in old or not p.requires_grad:
             continue
         source = _stands_for(name, [*gone], trained)
         if source is None:
             left_out.append(name)
+        elif matrices_only and (p.ndim != 2 or ".meta_learner." in f".{name}"):
+            refused.append(name)
         else:
             joining.setdefault(group_of[gone[source]], []).append(name)
             reset.append(name)
@@ -112,7 +119,15 @@ def _follow(
         optimizer.state.pop(p, None)
     carried.kept = tuple(name for name in trained if name not in gone)
     carried.dropped = tuple(name for name in trained if name in gone)
-    carried.reset, carried.left_out = tuple(reset), tuple(left_out)
+    carried.reset, carried.left_out = tuple(reset), (*left_out, *refused)
+    if refused:
+        warnings.warn(
+            f"{type(optimizer).__name__} trains matrices only and does not train "
+            f"{', '.join(refused)}; give them to another optimiser: "
+            "other.add_param_group({'params': [...]})",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _stands_for(name: str, gone: Sequence[str], trained: Sequence[str]) -> str | None:

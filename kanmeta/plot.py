@@ -63,7 +63,7 @@ def functions(
 
     Raises:
         PlanError: there is no such layer or edge; it is a convolution, or no sum of univariate
-            functions.
+            functions, or gives numbers that are not finite.
     """
     name, spec = layer_named(model, layer)
     chosen = edges_of(spec, edges, _CURVES)
@@ -124,7 +124,8 @@ def similarity(
         layers: names of layers with equal ``dim_w``; None: all that are like the first.
 
     Raises:
-        PlanError: there is no such layer, or their ``dim_w`` differ.
+        PlanError: there is no such layer, or their ``dim_w`` differ, or coefficients are not
+            finite.
     """
     both = ([("before", before)] if before is not None else []) + [("after", model)]
     figure = Figure(figsize=(4.6 * len(both) + 0.8, 4.6), layout="constrained")
@@ -159,7 +160,8 @@ def prompts(model: nn.Module, *, layers: Sequence[str] | None = None) -> Figure:
 
     Raises:
         NothingToConvertError: the model is not converted.
-        PlanError: there is no such layer, or they do not share a meta-learner.
+        PlanError: there is no such layer, or they do not share a meta-learner, or prompts are not
+            finite.
     """
     found = prompts_of(model)
     metas = {name: binding.meta_learner for name, binding in bindings(model)}

@@ -87,6 +87,9 @@ def stacked(of: Mapping[str, Tensor]) -> tuple[Tensor, list[str], list[int]]:
 
     Args:
         of: layer -> ``(*edge_shape, n)``.
+
+    Raises:
+        PlanError: numbers of an edge that is drawn are not finite.
     """
     sizes = [t.shape[:-1].numel() for t in of.values()]
     chosen = _spread(sum(sizes), _EDGES)
@@ -98,6 +101,11 @@ def stacked(of: Mapping[str, Tensor]) -> tuple[Tensor, list[str], list[int]]:
         places = chosen[(chosen >= start) & (chosen < start + size)] - start
         cuts += [len(names)] if names else []
         rows.append(t.reshape(size, -1)[places.to(t.device)].double().cpu())
+        if not rows[-1].isfinite().all():
+            raise PlanError(
+                f"{layer or '(root)'} has numbers that are not finite: training has diverged. Draw "
+                "a model saved before, or the other layers with layers="
+            )
         axes = torch.unravel_index(places, t.shape[:-1])
         names += [f"{layer} {','.join(map(str, e))}" for e in torch.stack(axes, 1).tolist()]
         start += size

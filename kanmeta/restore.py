@@ -19,6 +19,7 @@ from kanmeta.surgery import Installation
 
 __all__ = [
     "attributes",
+    "check_memory",
     "check_types",
     "containers_tensors",
     "copies",
@@ -207,6 +208,25 @@ def _check_writable(name: str, target: Tensor) -> None:
             f"{name} of the model was made in inference mode and cannot be written to: build the "
             "model outside of it"
         )
+
+
+def check_memory(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ModelMismatchError for a tensor whose numbers share memory: torch cannot write to it.
+
+    Those of converted layers have memory of their own by now.
+    """
+    for name, target in model.state_dict(keep_vars=True).items():
+        if name in tensors and isinstance(target, Tensor) and _overlaps(target):
+            raise ModelMismatchError(
+                f"{name} of the model is an expanded tensor, whose numbers cannot differ: give it "
+                "memory of its own first, tensor.data = tensor.data.contiguous()"
+            )
+
+
+def _overlaps(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and any(
+        size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+    )
 
 
 def copies(module: nn.Module) -> list[tuple[Tensor, Tensor]]:

@@ -67,7 +67,7 @@ def curves(layer: nn.Module, spec: LayerSpec, edges: Sequence[Edge], x: Tensor) 
         x: ``(points,)``.
 
     Raises:
-        PlanError: the layer is a convolution, or no such sum.
+        PlanError: the layer is a convolution, or no such sum, or gives numbers that are not finite.
     """
     if spec.kernel:
         raise PlanError(
@@ -77,6 +77,8 @@ def curves(layer: nn.Module, spec: LayerSpec, edges: Sequence[Edge], x: Tensor) 
     plain = copy.deepcopy(layer).eval()
     if is_converted(plain):
         materialize(plain)
+    if next(plain.parameters()).dtype in (torch.float16, torch.bfloat16):
+        plain.float()  # the same functions, without the rounding of sums
     like = next(plain.parameters())
     inputs = spec.sizes["i"] * spec.sizes.get("g", 1)
     for left_out in (False, True):
@@ -111,6 +113,11 @@ def _additive(layer: nn.Module, inputs: int, like: Tensor) -> bool:
     one_by_one = torch.diag(x)[:number]
     rows = torch.cat([x[None], torch.zeros(1, inputs, device="cpu"), one_by_one]).to(like)
     y = first_tensor(layer(rows)).double()
+    if not y.isfinite().all():
+        raise PlanError(
+            f"{type(layer).__name__} gives numbers that are not finite at inputs between -0.5 and "
+            "0.5, so that it has no curves: training has diverged. Draw a model saved before"
+        )
     parts = y[2:] - y[1]
     return bool((y[0] - y[1] - parts.sum(0)).abs().max() <= 1e-4 * parts.abs().sum(0).max())
 

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from torch import Tensor, nn
 
 import kanmeta
 from recipes.reference.efficient_kan import KAN
+
+TARGET = "recipes.reference.efficient_kan:KAN([40, 30])"
 
 
 def fresh() -> nn.Module:
@@ -108,6 +111,15 @@ def read_only(folder: Path) -> None:
     prepare(folder)
     mount("-o", "remount,ro", folder)
     refuse(folder, errno.EROFS, others=0)
+    command = [sys.executable, "-m", "kanmeta", "convert", TARGET]
+    for out in (folder / "new", folder / "plain"):
+        done = subprocess.run(
+            [*command, out, "--force"], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"error: no file can be made in {folder} (Read-only file")
+    with tempfile.TemporaryDirectory() as other:  # the advice
+        subprocess.run([*command, f"{other}/new"], check=True)
 
 
 def mount(*arguments: str | Path) -> None:

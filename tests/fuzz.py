@@ -99,7 +99,7 @@ def mutate(data: bytes, others: list[bytes], chance: random.Random) -> bytes:
             return _json(data, chance)
         if kind < 0.6:
             return _inside(data, chance)
-    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
         pass  # mutated before: there is nothing to find any more
     return _bytes(data, others, chance)
 

@@ -283,3 +283,23 @@ def test_a_model_that_cannot_be_written_to_stays_as_it_was(tmp_path):
     with pytest.raises(errors.ModelMismatchError, match=r"1\.weight of the model"):
         kanmeta.load(model, path)
     assert same_state(model, before)
+
+
+def test_an_expanded_tensor_of_the_model_leaves_it_as_it_was(tmp_path: Path) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(2, 20)
+            self.kan = KAN([20, 30])
+            self.phase = nn.Parameter(torch.ones(3, 1).expand(3, 5))
+
+    kanmeta.save(kanmeta.convert(Net()), tmp_path / "net")
+    model = Net()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(errors.ModelMismatchError, match="phase of the model is an expanded tensor"):
+        kanmeta.load(model, tmp_path / "net")
+    assert same_state(model, before)
+    assert type(model.kan.layers[0]) is type(KAN([20, 30]).layers[0])
+    model.phase.data = model.phase.data.contiguous()  # the advice helps
+    kanmeta.load(model, tmp_path / "net")
+    assert model.kan.layers[0].prompts.shape == (30, 20, 1)

@@ -10,10 +10,10 @@ from kanmeta.registry import all_adapters
 from tests import stand_ins
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = sorted(DOCS.glob("*.md"))
+PAGES = sorted(DOCS.rglob("*.md"))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(DOCS)))
 @pytest.mark.filterwarnings("ignore")  # pykan's own
 def test_python_blocks_run_in_order(
     page: Path,
@@ -32,10 +32,10 @@ def test_python_blocks_run_in_order(
         assert capsys.readouterr().out.strip() == "torch.Size([2, 32, 32, 1])"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(DOCS)))
 def test_links_to_files_exist(page: Path) -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
-        assert (DOCS / target).exists(), target
+        assert (page.parent / target).exists(), target
 
 
 def test_every_layer_is_on_the_page() -> None:

@@ -27,11 +27,13 @@ BUILD: dict[str, Build] = {
 }
 
 
-def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    optimizer.zero_grad()
+def step(model: nn.Module, *optimizers: torch.optim.Optimizer) -> None:
+    for optimizer in optimizers:
+        optimizer.zero_grad()
     x = torch.rand(8, SIZES[0], generator=torch.Generator().manual_seed(0))
     (model(x) - x[:, :4]).square().mean().backward()
-    optimizer.step()
+    for optimizer in optimizers:
+        optimizer.step()
 
 
 def convert(model: nn.Module) -> None:
@@ -188,3 +190,34 @@ def test_optimisers_that_cannot_follow_are_refused_before_anything_happens(kind:
     convert(model)
     new = kind(model.parameters())  # what the advice comes to
     assert len(new.param_groups[0]["params"]) == len(list(model.parameters()))
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+def test_muon_trains_on_what_it_can_and_says_what_another_optimiser_has_to_train() -> None:
+    model = nn.Sequential(FastKAN(SIZES), nn.Linear(4, 4))
+    matrices = [p for p in model.parameters() if p.ndim == 2]
+    muon = torch.optim.Muon(matrices, lr=0.01)
+    others = torch.optim.AdamW([p for p in model.parameters() if p.ndim != 2], lr=0.01)
+    step(model, muon, others)
+    momentum = muon.state[model[1].weight]["momentum_buffer"]
+    with (
+        pytest.warns(UserWarning, match=r"give them to another optimiser: other\.add_param") as w,
+        kanmeta.carry_optimizer(muon, model) as carried,
+        kanmeta.carry_optimizer(others, model),
+    ):
+        convert(model)
+    assert w[0].filename == __file__
+    assert carried.kept == ("1.weight",)
+    assert muon.state[model[1].weight]["momentum_buffer"] is momentum
+    new = {n: p for n, p in model.named_parameters() if n in carried.left_out}
+    assert any("meta_learner.weight1" in n for n in new)
+    others.add_param_group({"params": [*new.values()]})  # the advice
+    trained = {p for o in (muon, others) for g in o.param_groups for p in g["params"]}
+    assert trained == {*model.parameters()}
+    trained_by = ["1.weight", *(n for n in new if n.endswith("prompts"))]
+    before = {n: model.get_parameter(n).detach().clone() for n in trained_by}
+    step(model, muon, others)
+    assert not any(torch.equal(model.get_parameter(n), before[n]) for n in trained_by)
+    with kanmeta.carry_optimizer(others, model) as carried:
+        kanmeta.materialize(model)
+    step(model, muon, others)

@@ -1,5 +1,6 @@
 """Pictures: the curves are the layer's functions, nothing is shown, and errors say why."""
 
+import copy
 import sys
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,34 @@ def test_layers_without_curves_say_why() -> None:
         plot.functions(conv_kan.KANConv2DLayer(2, 3, 3))
     with pytest.raises(PlanError, match="no KAN layer in this Linear"):
         plot.functions(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_drawn_without_the_rounding_of_sums(
+    dtype: torch.dtype, student: nn.Module
+) -> None:
+    student.to(dtype)
+    expected = plot.functions(copy.deepcopy(student).float(), points=9)
+    found = plot.functions(student, points=9)
+    assert student.layers[0].prompts.dtype == dtype
+    for ours, theirs in zip(found.axes, expected.axes, strict=True):
+        torch.testing.assert_close(drawn(ours), drawn(theirs), rtol=0.05, atol=0.05)
+    plot.functions(efficient_kan.KAN([4, 5, 3]).to(dtype), before=student, points=9)
+
+
+def test_models_that_have_diverged_are_not_drawn(kan: nn.Module, student: nn.Module) -> None:
+    with torch.no_grad():
+        kan.layers[0].spline_weight[0, 0] = torch.nan
+        student.layers[0].prompts[0, 0] = torch.inf
+    for model in (kan, student):
+        for draw in (plot.functions, plot.similarity):
+            with pytest.raises(PlanError, match="training has diverged"):
+                draw(model)
+    with pytest.raises(PlanError, match="or the other layers with layers="):
+        plot.prompts(student)
+    plot.prompts(student, layers=["layers.1"])  # the advice
+    plot.similarity(kan, layers=["layers.1"])
+    plot.functions(kan, "layers.1")
 
 
 def test_unknown_layers_and_edges(kan: nn.Module, student: nn.Module) -> None:

@@ -2,8 +2,8 @@
 
 import functools
 import json
-import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -142,5 +142,12 @@ def check_new(path: Path, force: bool) -> None:
         raise CommandError(f"{path} exists already; give another name, or --force to replace it")
     if not path.parent.is_dir():
         raise CommandError(f"there is no folder {path.parent}; make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise CommandError(f"no file can be made in {path.parent}; give another place")
+    if path.exists() and not path.is_file():
+        raise CommandError(f"{path} is not a regular file; give another name")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):  # permissions alone do not tell
+            pass
+    except OSError as error:
+        raise CommandError(
+            f"no file can be made in {path.parent} ({error.strerror}); give another place"
+        ) from error
