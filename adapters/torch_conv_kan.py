@@ -10,7 +10,8 @@ between its n inner channels only: its base branch joins other channels and stay
 from torch import Tensor, nn
 
 from kanmeta.adapter import Adapter, Slot
-from kanmeta.conv_basis import ConvBranch, Convolution, Formula
+from kanmeta.conv_basis import ConvBranch, Convolution
+from kanmeta.formulas import Formula
 from kanmeta.functions import Evaluate, elementwise, gaussians
 from kanmeta.splines import splines
 
