@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kanmeta.adapter import Adapter, Slot
 from kanmeta.basis import Basis, Branch, Known, by_formula, elementwise, splines
-from kanmeta.polynomials import chebyshev, gram, jacobi, relu_bumps
+from kanmeta.polynomials import chebyshev, gram, jacobi, relu_bumps, splines_in_turn
 from kanmeta.spec import tensor_at
 
 NORMS = ("norm.*", "layer_norm.*", "bn.*", "prelu.*", "act.*", "base_activation.*")
@@ -28,11 +28,14 @@ def _base_activation(layer: nn.Module) -> Known:
     return elementwise(layer.base_activation)  # type: ignore[arg-type]
 
 
-def _splines(layer: nn.Module) -> Known | None:
+def _splines(layer: nn.Module) -> Known:
     """The grid is a plain tensor, which a cast of the layer leaves as it is."""
-    grid, weight = layer.grid, tensor_at(layer, "layer_norm.weight")
+    grid, order = layer.grid, int(layer.spline_order)  # type: ignore[arg-type]
+    weight = tensor_at(layer, "layer_norm.weight")
     assert isinstance(grid, Tensor)
-    return splines(grid.to(weight), int(layer.spline_order))  # type: ignore[arg-type]
+    if grid.dtype != weight.dtype:
+        return by_formula(splines_in_turn(grid.to(weight.device), order))
+    return splines(grid.to(weight.device), order)
 
 
 def _spline_finish(layer: nn.Module, y: Tensor) -> Tensor:

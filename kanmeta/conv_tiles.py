@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kanmeta import blocks
 from kanmeta.blocks import Tensors
 from kanmeta.coefficients import Coefficients
 from kanmeta.conv_cut import Geometry
@@ -107,7 +108,7 @@ class _Convolved(torch.autograd.Function):
         ends = counts[0], sum(counts)
         kinds = wanted[: ends[0]], wanted[ends[0] : ends[1]], wanted[ends[1] :]
         layer = ctx.layer.bound(parameters)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or blocks.is_batched(gy):
             known = layer.functions, layer.generate, layer.scratch
             inputs = arguments, parameters, sources
             found = differentiable(partial(_plain, layer.geometry), *known, inputs, gy, kinds)

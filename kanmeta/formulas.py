@@ -141,6 +141,8 @@ def differentiable(
     Returns:
         Of arguments, parameters and sources, in this order.
     """
+    if blocks.is_batched(gy):
+        return _at_once(plain, functions, generate, inputs, gy, wanted)
     arguments, parameters, sources = inputs
 
     def function(rows: Tensors, shared: Tensors) -> tuple[Tensors, Tensors]:
@@ -162,3 +164,28 @@ def differentiable(
     if gw is not None:
         rest = pull_generated(w, gw, sources, learned)
     return [*found[:-1], *rest]
+
+
+def _at_once(
+    plain: Callable[[Functions, Tensors, Tensor], Tensor],
+    functions: Functions,
+    generate: Callable[[Sources], Tensor],
+    inputs: tuple[Tensors, Tensors, Sources],
+    gy: Tensor,
+    wanted: Each,
+) -> list[Tensor | None]:
+    """The same of many gradients at once: by autograd alone, which is all that torch can batch."""
+    higher, chosen = torch.is_grad_enabled(), [w for side in wanted for w in side]
+    leaves = [
+        t if t is None or (higher and t.requires_grad) else t.detach().requires_grad_(w)
+        for t, w in zip((t for side in inputs for t in side), chosen, strict=True)
+    ]
+    arguments, parameters, sources = split((len(inputs[0]), len(inputs[1])), leaves)
+    with torch.enable_grad():
+        y = plain(with_parameters(functions, parameters), arguments, generate(sources))
+    targets = [t for t, w in zip(leaves, chosen, strict=True) if w and t is not None]
+    options = {"create_graph": higher, "allow_unused": True}
+    found = iter(torch.autograd.grad(y, targets, gy, **options) if targets else ())
+    return [
+        next(found) if w and t is not None else None for t, w in zip(leaves, chosen, strict=True)
+    ]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kanmeta import closed, gpu
+from kanmeta import blocks, closed, gpu
 from kanmeta.blocks import Tensors
 from kanmeta.closed import Described
 from kanmeta.families import Family
@@ -100,7 +100,7 @@ class _Fused(torch.autograd.Function):
         learned = closed.wanted_sources(sources, needed[sum(counts) :])
         wanted = needed[: counts[0]], needed[counts[0] : sum(counts)], learned
         layer = ctx.layer.bound(parameters)
-        if torch.is_grad_enabled():  # for derivatives of the derivative
+        if torch.is_grad_enabled() or blocks.is_batched(gy):  # for derivatives of the derivative
             inputs = arguments, parameters, sources
             return (None, None, *_differentiable(layer, inputs, gy, wanted))
         kernels = _kernels(layer, arguments)
@@ -115,7 +115,7 @@ def _differentiable(
 ) -> list[Tensor | None]:
     """Gradients of inputs with a graph."""
     arguments, _, sources = inputs
-    if not layer.slots:
+    if not layer.slots or blocks.is_batched(gy):
         known = layer.functions, layer.generate, layer.scratch
         return differentiable(partial(_plain, layer.input_major), *known, inputs, gy, wanted)
     form = Form(arguments, {(j, 0): None for j in range(len(arguments))}, gy)

@@ -1,4 +1,4 @@
-"""Families of functions that adapters declare by a formula: polynomials of tanh x, ReLU bumps.
+"""Functions that adapters declare by a formula: polynomials of tanh x, and some by pieces.
 
 All are ``(rows, inputs)`` to ``(rows, functions, inputs)``, from degree 0 on.
 """
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kanmeta.formulas import Formula
 
-__all__ = ["chebyshev", "gram", "jacobi", "relu_bumps"]
+__all__ = ["chebyshev", "gram", "jacobi", "relu_bumps", "splines_in_turn"]
 
 
 def chebyshev(degrees: Tensor, bound: float = 1.0) -> Formula:
@@ -66,3 +66,22 @@ def relu_bumps(low: Tensor, high: Tensor, height: float) -> Formula:
         return (height * torch.relu(x - low.T) * torch.relu(high.T - x)).square()
 
     return Formula(function, (low, high), own=2)
+
+
+def splines_in_turn(grid: Tensor, order: int) -> Formula:
+    """B-splines on the knots ``(inputs, T)`` of each input, or ``(1, T)`` of all, by Cox-de Boor.
+
+    For a grid that a cast of the layer left as it was: the differences of knots are rounded in its
+    own dtype, as in its library. Else :mod:`kanmeta.splines` is faster.
+    """
+
+    def function(x: Tensor, grid: Tensor) -> Tensor:
+        knots, x = grid.T, x.unsqueeze(1)
+        values = ((x >= knots[:-1]) & (x < knots[1:])).to(x)
+        for k in range(1, order + 1):
+            rising = (x - knots[: -k - 1]) / (knots[k:-1] - knots[: -k - 1])
+            falling = (knots[k + 1 :] - x) / (knots[k + 1 :] - knots[1:-k])
+            values = rising * values[:, :-1] + falling * values[:, 1:]
+        return values
+
+    return Formula(function, (grid,), own=1)
