@@ -147,7 +147,7 @@ def _treats_rows_alone(
     axis: int,
 ) -> bool:
     """Whether ``forward``, a function, can be run in blocks; tried once a state."""
-    state = (id(forward), *fast.state(binding.layer))
+    state = (id(forward), args[0].dim(), *fast.state(binding.layer))
     if binding.independent[0] != state:
         shadow = Shadow(binding.layer)
         with torch.no_grad():

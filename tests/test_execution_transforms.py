@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 import kanmeta
 from kanmeta.errors import ExecutionError
 from kanmeta.surgery import bindings
-from recipes.reference import fast_kan
+from recipes.reference import fast_kan, fc_poly
 from tests.cases import case, kan
 from tests.execution_help import assert_same, derivatives, modes
 
@@ -73,6 +73,24 @@ def test_leading_dimensions_of_a_layer_in_blocks_of_rows(shape: tuple[int, ...])
         kanmeta.set_execution(model, execution, budget=budget)
         assert_same(derivatives(model, x, model), expected)
     assert not any(binding.compared[1] for _, binding in bindings(model))
+
+
+class ChebyKANLayer(fc_poly.ChebyKANLayer):
+    """As the library's: it makes one dimension of all that are not inputs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.reshape(-1, self.inputdim))
+
+
+def test_leading_dimensions_that_a_library_joins() -> None:
+    model = kanmeta.convert(ChebyKANLayer(4, 3, 2).double(), execution="materialize")
+    for shape in ((6,), (2, 5), (3, 1, 2)):  # a layer that was tried with rows before
+        x = torch.rand(*shape, 4, dtype=torch.float64)
+        kanmeta.set_execution(model, "materialize")
+        expected = derivatives(model, x, model)
+        for execution, budget in modes(model):
+            kanmeta.set_execution(model, execution, budget=budget)
+            assert_same(derivatives(model, x, model), expected)
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's compiler warns about itself
