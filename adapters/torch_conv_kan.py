@@ -10,8 +10,9 @@ between its n inner channels only: its base branch joins other channels and stay
 from torch import Tensor, nn
 
 from kanmeta.adapter import Adapter, Slot
-from kanmeta.conv_basis import ConvBranch, Convolution, Formula
+from kanmeta.conv_basis import ConvBranch, Convolution
 from kanmeta.functions import Evaluate, elementwise, gaussians
+from kanmeta.polynomials import splines_in_turn
 from kanmeta.splines import splines
 
 BASE = Slot("base_conv.{g}.weight", "o i ...")
@@ -31,20 +32,10 @@ def _splines(layer: nn.Module) -> Evaluate:
     """The grid is a plain tensor, which a cast of the layer leaves as it is."""
     grid, order = layer.grid, int(layer.spline_order)  # type: ignore[arg-type]
     assert isinstance(grid, Tensor)
-    if grid.dtype == next(layer.parameters()).dtype and len(grid) <= _FEW:
+    weight = next(layer.parameters())
+    if grid.dtype == weight.dtype and len(grid) <= _FEW:
         return splines(grid[None], order)
-    return Formula(lambda x: _recursion(x, grid.to(x.device), order))
-
-
-def _recursion(x: Tensor, grid: Tensor, order: int) -> Tensor:
-    """Cox-de Boor with the differences of knots in their own dtype, as in the library."""
-    knots, x = grid[:, None], x.unsqueeze(1)
-    values = ((x >= knots[:-1]) & (x < knots[1:])).to(x)
-    for k in range(1, order + 1):
-        rising = (x - knots[: -k - 1]) / (knots[k:-1] - knots[: -k - 1])
-        falling = (knots[k + 1 :] - x) / (knots[k + 1 :] - knots[1:-k])
-        values = rising * values[:, :-1] + falling * values[:, 1:]
-    return values
+    return splines_in_turn(grid.to(weight.device)[None], order)
 
 
 def _activated(layer: nn.Module, group: int, y: Tensor) -> Tensor:

@@ -10,13 +10,13 @@ Mixtures of experts, attention and focal modulation consist of these layers, fou
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kanmeta.adapter import Adapter, Slot
-from kanmeta.conv_basis import ConvBranch, Convolution, Formula
+from kanmeta.conv_basis import ConvBranch, Convolution
 from kanmeta.functions import Evaluate, elementwise
+from kanmeta.polynomials import chebyshev, gram, jacobi
 from kanmeta.spec import tensor_at
 
 BASE = Slot("base_conv.{g}.weight", "o i ...")
@@ -55,54 +55,19 @@ def _normed(layer: nn.Module, group: int, y: Tensor) -> Tensor:
 
 
 def _chebyshev(layer: nn.Module) -> Evaluate:
-    """cos(k arccos(tanh x)), tanh x held from -1 and 1."""
-    degrees, bound = layer.get_buffer("arange").view(-1, 1), 1 - float(layer.epsilon)  # type: ignore[arg-type]
-
-    def function(x: Tensor) -> Tensor:
-        angle = torch.tanh(x).clamp(-bound, bound).acos()
-        return (angle.unsqueeze(1) * degrees).cos()
-
-    return Formula(function)
+    return chebyshev(layer.get_buffer("arange"), 1 - float(layer.epsilon))  # type: ignore[arg-type]
 
 
 def _jacobi(layer: nn.Module) -> Evaluate | None:
-    """Jacobi polynomials of tanh x, with n = 2, 3, ... and s = 2n + a + b.
-
-    2n (n+a+b) (s-2) P_n = (s-1) (s (s-2) x + a^2 - b^2) P_{n-1} - 2 (n+a-1) (n+b-1) s P_{n-2}
-    """
     if _drops(layer):
         return None
-    a, b, degree = float(layer.a), float(layer.b), int(layer.degree)  # type: ignore[arg-type]
-
-    def function(x: Tensor) -> Tensor:
-        t = torch.tanh(x)
-        found = [torch.ones_like(t), (a - b + (a + b + 2) * t) / 2]
-        for n in range(2, degree + 1):
-            s = 2 * n + a + b
-            up = (s - 1) * (s * (s - 2) * t + a * a - b * b) * found[-1]
-            down = 2 * (n + a - 1) * (n + b - 1) * s * found[-2]
-            found.append((up - down) / (2 * n * (n + a + b) * (s - 2)))
-        return torch.stack(found[: degree + 1], 1)
-
-    return Formula(function)
+    return jacobi(int(layer.degree), float(layer.a), float(layer.b))  # type: ignore[arg-type]
 
 
 def _gram(layer: nn.Module) -> Evaluate | None:
-    """b(G_n) of t = tanh x with a learnt recurrence, G_n = t G_{n-1} - c_n beta[n-1] G_{n-2}."""
     if _drops(layer):
         return None
-    degree, activation = int(layer.degree), _activation(layer)  # type: ignore[arg-type]
-
-    def function(x: Tensor, beta: Tensor) -> Tensor:
-        t = torch.tanh(x)
-        found = [torch.ones_like(t), t]
-        for n in range(2, degree + 1):
-            m = n - 1
-            factor = (2 * n - 1) * m**2 * (4 * m**2 - 1) / n**2
-            found.append(t * found[-1] - factor * beta[m] * found[-2])
-        return activation(torch.stack(found[: degree + 1], 1))
-
-    return Formula(function, (tensor_at(layer, "beta_weights"),))
+    return gram(int(layer.degree), _activation(layer), tensor_at(layer, "beta_weights"))  # type: ignore[arg-type]
 
 
 def _base(layer: nn.Module) -> Evaluate:

@@ -20,7 +20,7 @@ from kanmeta.spline_derivatives import Splines
 from kanmeta.splines import spacing_of
 from kanmeta.splines import splines as _splines
 
-__all__ = ["Basis", "Branch", "Known", "elementwise", "gaussians", "splines"]
+__all__ = ["Basis", "Branch", "Known", "by_formula", "elementwise", "gaussians", "splines"]
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,23 @@ class Known:
 
     Attributes:
         evaluate: values, and what pulls gradients back.
-        derivatives: of any order.
+        derivatives: of any order; None: by autograd, in blocks of rows.
         formula: finds :attr:`family`.
     """
 
     evaluate: Evaluate
-    derivatives: Derivatives
+    derivatives: Derivatives | None
     formula: Callable[[], Family | None]
 
     @cached_property
     def family(self) -> Family | None:
         """Their formula, if the kernels of a GPU have it: asked for on a GPU only."""
         return self.formula()
+
+
+def by_formula(evaluate: Evaluate) -> Known:
+    """Functions that only autograd differentiates, see :mod:`kanmeta.formulas`."""
+    return Known(evaluate, None, lambda: None)
 
 
 def elementwise(function: Callable[[Tensor], Tensor]) -> Known:
@@ -106,8 +111,10 @@ class Basis:
 
     Attributes:
         branches: path of each slot -> its functions.
-        finish: ``(layer, y (rows, out)) -> y``: a bias.
+        bias: ``(layer, y (rows, out)) -> y``: what is added, so that nothing is kept of it.
+        finish: the same for what follows, a norm and an activation; None: nothing.
     """
 
     branches: Mapping[str, Branch]
-    finish: Callable[[nn.Module, Tensor], Tensor] = _nothing_added
+    bias: Callable[[nn.Module, Tensor], Tensor] = _nothing_added
+    finish: Callable[[nn.Module, Tensor], Tensor] | None = None

@@ -21,6 +21,7 @@ __all__ = [
     "Tensors",
     "apply",
     "derivative",
+    "is_batched",
     "present",
     "pull_back",
     "run",
@@ -182,7 +183,13 @@ def pull_back(
     gradients: tuple[Sequence[Tensor | None], Sequence[Tensor | None]],
     wanted: tuple[Sequence[bool], Sequence[bool]],
 ) -> list[Tensor | None]:
-    """Gradients of the inputs of ``f``; None where not wanted or 0. Pairs: (with rows, shared)."""
+    """Gradients of the inputs of ``f``; None where not wanted or 0. Pairs: (with rows, shared).
+
+    Many gradients at once (``is_grads_batched``) are pulled back in one block: torch cannot write
+    them in parts of a tensor.
+    """
+    if is_batched(*gradients[0], *gradients[1]):
+        cut = Cut(cut.axis, max(1, inputs[0][0].shape[cut.axis]), cut.context)
     given = tuple([g is not None for g in side] for side in gradients)
     present = [tuple(g for g in side if g is not None) for side in gradients]
     used: set[int] = set()
@@ -192,6 +199,15 @@ def pull_back(
     found = [g if i in used else None for i, g in enumerate((*parts, *sums))]
     results = iter(found)
     return [next(results) if w else None for w in (*wanted[0], *wanted[1])]
+
+
+def is_batched(*gradients: Tensor | None) -> bool:
+    """Whether these are many gradients at once, as ``is_grads_batched`` and vmap give them."""
+    kinds = torch._C._functorch
+    return any(
+        g is not None and (kinds.is_legacy_batchedtensor(g) or kinds.is_batchedtensor(g))
+        for g in gradients
+    )
 
 
 def present(tensors: Sequence[Tensor | None]) -> Tensors:

@@ -21,8 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kanmeta.blocks import Tensors, present
+from kanmeta.blocks import Tensors, is_batched, present
 from kanmeta.edges import Edges, Generated, Given
+from kanmeta.errors import ExecutionError
 from kanmeta.stream import Sources, pull_generated
 from kanmeta.sweep import Form, Key, Slot, Wanted, sweep
 
@@ -123,7 +124,17 @@ def gradients(
         weights: W of B.
         asked: which gradients.
         known: slopes that were computed before.
+
+    Raises:
+        ExecutionError: what B is linear in is many tensors at once.
     """
+    if is_batched(form.g, *form.factors.values(), *weights.tensors):
+        raise ExecutionError(
+            "second derivatives of a streamed layer were asked for many gradients at once "
+            "(is_grads_batched=True, vectorize=True or torch.func.vmap around backward), which its "
+            "tiles cannot do. Call kanmeta.set_execution(model, 'materialize') before the forward "
+            "pass, or ask for one gradient at a time"
+        )
     slopes = dict(known or {})
     steep = [(j, r + 1) for j, r in form.factors if asked.arguments[j]]
     missing = [key for key in dict.fromkeys([*asked.factors, *steep]) if key not in slopes]

@@ -13,19 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from kanmeta import conv_tiles, fast, policy, stream
-from kanmeta.blocks import Cut
 from kanmeta.conv_basis import Convolution
 from kanmeta.conv_cut import Geometry
+from kanmeta.functions import Functions
 from kanmeta.independence import without_dropout
 from kanmeta.shadow import Shadow, has_hooks, rows_are_mixed
 from kanmeta.spec import LayerSpec
 from kanmeta.stream import Sources
-from kanmeta.values import Functions
 
 __all__ = ["agrees", "compute", "fits"]
-
-_BLOCK = 1 << 20
-"""Bytes of a block of images, larger than which nothing is faster."""
 
 
 def fits(layer: nn.Module, spec: LayerSpec, mapped: bool, args: tuple[Any, ...]) -> bool:
@@ -161,16 +157,7 @@ def _finish(layer: nn.Module, spec: LayerSpec, group: int, y: Tensor) -> Tensor:
     if rows_are_mixed(layer, spec) is not None:
         return finish(layer, group, y)
 
-    def forward(layer: nn.Module, y: Tensor) -> Tensor:
-        return finish(layer, group, y)
-
-    def nothing(sources: Sources) -> dict[str, Tensor]:
-        return {}
-
-    step = _BLOCK * len(y) // max(1, y.nbytes)
-    finished = stream.run(layer, forward, (y,), {}, Cut(0, max(1, step)), (), nothing)
-    assert isinstance(finished, Tensor)
-    return finished
+    return stream.again(layer, lambda layer, y: finish(layer, group, y), y)
 
 
 def _default_budget(spec: LayerSpec, geometry: Geometry, x: Tensor) -> int:

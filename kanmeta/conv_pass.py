@@ -7,27 +7,19 @@ at once, and made again in backward. The arithmetic is torch's own convolution.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from kanmeta import conv_cut, passes
+from kanmeta import conv_cut
 from kanmeta.blocks import Tensors, slices
 from kanmeta.coefficients import Coefficients, Tile
 from kanmeta.conv_cut import Geometry
-from kanmeta.functions import Pull
+from kanmeta.functions import Functions, Pull
+from kanmeta.passes import Wanted
 from kanmeta.scratch import Scratch
-from kanmeta.values import Functions
 
-__all__ = ["Pass", "Wanted", "weight_parts"]
-
-
-@dataclass(frozen=True)
-class Wanted(passes.Wanted):
-    """The same with those of tensors that the functions themselves depend on."""
-
-    parameters: bool
+__all__ = ["Pass", "weight_parts"]
 
 
 def weight_parts(w: Tensor, widths: Sequence[int], taps: int) -> list[Tensor]:
@@ -97,7 +89,7 @@ class Pass:
     @property
     def _slopes(self) -> bool:
         """Whether gradients flow back to the basis."""
-        return self.wanted is not None and (any(self.wanted.arguments) or self.wanted.parameters)
+        return self.wanted is not None and self.wanted.basis
 
     def _problem(self) -> conv_cut.Problem:
         back = self.wanted is not None

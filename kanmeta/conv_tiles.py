@@ -4,24 +4,33 @@ Alive between forward and backward: the arguments of the basis, for most layers 
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kanmeta import blocks
-from kanmeta.blocks import Cut, Tensors
+from kanmeta.blocks import Tensors
 from kanmeta.coefficients import Coefficients
-from kanmeta.conv_basis import Formula, parameters_of, with_parameters
 from kanmeta.conv_cut import Geometry
-from kanmeta.conv_pass import Pass, Wanted, weight_parts
-from kanmeta.stream import Sources, leaves_of, matrices_of, pull_generated
+from kanmeta.conv_pass import Pass, weight_parts
+from kanmeta.formulas import (
+    Each,
+    differentiable,
+    gradients_of,
+    parameters_of,
+    split,
+    with_parameters,
+)
+from kanmeta.functions import Functions
+from kanmeta.passes import Wanted
+from kanmeta.stream import Sources, leaves_of, matrices_of
 from kanmeta.tiles import dense, pull_matrices
-from kanmeta.values import Functions
 
-__all__ = ["Layer", "apply", "plain"]
+__all__ = ["Layer", "apply"]
 
 
 @dataclass(frozen=True)
@@ -44,8 +53,7 @@ class Layer:
 
     def bound(self, parameters: Tensors) -> "Layer":
         """The same with other parameters of the basis."""
-        each = with_parameters(self.functions.each, parameters)
-        return dataclasses.replace(self, functions=dataclasses.replace(self.functions, each=each))
+        return dataclasses.replace(self, functions=with_parameters(self.functions, parameters))
 
 
 def apply(layer: Layer, arguments: Tensors, sources: Sources) -> Tensor:
@@ -63,9 +71,8 @@ def apply(layer: Layer, arguments: Tensors, sources: Sources) -> Tensor:
     return y
 
 
-def plain(layer: Layer, arguments: Tensors, w: Tensor) -> Tensor:
+def _plain(geometry: Geometry, functions: Functions, arguments: Tensors, w: Tensor) -> Tensor:
     """The same by operations that autograd differentiates any number of times."""
-    functions, geometry = layer.functions, layer.geometry
     values = [
         evaluate(arguments[i].flatten(1), slice(0, 1))[0]
         for evaluate, i in zip(functions.each, functions.arguments, strict=True)
@@ -87,7 +94,7 @@ class _Convolved(torch.autograd.Function):
     def forward(ctx: Any, layer: Layer, counts: tuple[int, int], *tensors: Tensor | None) -> Tensor:
         ctx.layer, ctx.counts = layer, counts
         ctx.save_for_backward(*tensors)
-        arguments, parameters, sources = _split(counts, tensors)
+        arguments, parameters, sources = split(counts, tensors)
         coefficients = dense(matrices_of(sources), layer.activation)
         pass_ = _pass(layer.bound(parameters), arguments, sources, coefficients, None)
         ctx.notes = pass_.notes  # a byte an edge
@@ -97,26 +104,17 @@ class _Convolved(torch.autograd.Function):
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
         counts, wanted = ctx.counts, ctx.needs_input_grad[2:]
         saved = ctx.saved_tensors  # to be read once: checkpointing makes them anew
-        arguments, parameters, sources = _split(counts, saved)
+        arguments, parameters, sources = split(counts, saved)
         ends = counts[0], sum(counts)
         kinds = wanted[: ends[0]], wanted[ends[0] : ends[1]], wanted[ends[1] :]
         layer = ctx.layer.bound(parameters)
-        if torch.is_grad_enabled():
-            found = _differentiable(layer, arguments, parameters, sources, gy, kinds)
+        if torch.is_grad_enabled() or blocks.is_batched(gy):
+            known = layer.functions, layer.generate, layer.scratch
+            inputs = arguments, parameters, sources
+            found = differentiable(partial(_plain, layer.geometry), *known, inputs, gy, kinds)
         else:
             found = _fast(layer, arguments, sources, gy, kinds, ctx.notes)
         return (None, None, *found)
-
-
-_Wanted = tuple[Sequence[bool], Sequence[bool], Sequence[bool]]
-"""Of which arguments, parameters and sources gradients are wanted."""
-
-
-def _split(
-    counts: tuple[int, int], tensors: Sequence[Tensor | None]
-) -> tuple[Tensors, Tensors, Sources]:
-    present = blocks.present(tensors[: sum(counts)])
-    return present[: counts[0]], present[counts[0] :], tuple(tensors[sum(counts) :])
 
 
 def _pass(
@@ -138,7 +136,7 @@ def _fast(
     arguments: Tensors,
     sources: Sources,
     gy: Tensor,
-    wanted: _Wanted,
+    wanted: Each,
     notes: Tensor | None,
 ) -> list[Tensor | None]:
     """Gradients of arguments, parameters and sources by tiles."""
@@ -151,39 +149,5 @@ def _fast(
         each = _pass(layer, arguments, sources, coefficients, what, notes)
         gx, gz, sums = each.backward(gy)
     rest = pull_matrices(coefficients.tables, sums, leaves[1:])
-    formulas = [f for f in layer.functions.each if isinstance(f, Formula)]
-    own = [g for f in formulas for g in f.gradients]
-    if not len(arguments[0]):  # nothing was pulled back
-        own = [torch.zeros_like(t) for t in parameters_of(formulas)]
+    own = gradients_of(layer.functions.each, len(arguments[0]))
     return [*gx, *own, gz if learned[0] else None, *rest]
-
-
-def _differentiable(
-    layer: Layer,
-    arguments: Tensors,
-    parameters: Tensors,
-    sources: Sources,
-    gy: Tensor,
-    wanted: _Wanted,
-) -> list[Tensor | None]:
-    """The same with a graph, for derivatives of the derivative: in blocks of images."""
-
-    def function(rows: Tensors, shared: Tensors) -> tuple[Tensors, Tensors]:
-        return (plain(layer.bound(shared[:-1]), rows, shared[-1]),), ()
-
-    learned = wanted[2]
-    w = layer.generate(sources)
-    numbers = sum(a[:1].numel() for a in arguments) * 10 * max(layer.functions.widths)
-    step = max(1, layer.scratch // (max(numbers, 1) * w.element_size()))
-    found = blocks.pull_back(
-        function,
-        Cut(0, step),
-        (arguments, (*parameters, w)),
-        ((gy,), ()),
-        (wanted[0], (*wanted[1], any(learned))),
-    )
-    rest: list[Tensor | None] = [None] * len(sources)
-    gw = found[-1]
-    if gw is not None:
-        rest = pull_generated(w, gw, sources, learned)
-    return [*found[:-1], *rest]

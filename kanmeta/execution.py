@@ -123,11 +123,11 @@ def _linear_agrees(binding: Binding, function: Callable[..., Any], x: Tensor) ->
     shadow = Shadow(binding.layer)
     with torch.no_grad():  # checkpointing counts what is saved
         given = binding.sources()
-    matrices = any(p.requires_grad for p in binding.meta_learner.parameters())
-    trained = [binding.prompts.requires_grad, *[matrices] * 4, False]
-    sources = stream.leaves_of(given, trained)
+    trains = any(p.requires_grad for p in binding.meta_learner.parameters())
+    sources = stream.leaves_of(given, [binding.prompts.requires_grad, *[trains] * 4, False])
     copies = [t.detach().clone().requires_grad_(t.requires_grad) for t in shadow.tensors]
-    learned = [t for t in (*sources, *copies) if t is not None and t.requires_grad]
+    learned = [t for t in (sources[0], *copies) if t is not None and t.requires_grad]
+    matrices = [t for t in sources[1:] if t is not None and t.requires_grad]
 
     def ours(x: Tensor) -> Tensor | None:
         return _by_basis(binding, shadow.layer(copies, {}), x, sources)
@@ -135,7 +135,8 @@ def _linear_agrees(binding: Binding, function: Callable[..., Any], x: Tensor) ->
     def theirs(x: Tensor) -> Any:
         return function(shadow.layer(copies, binding.tensors(sources)), x)
 
-    return fast.agree((8, binding.spec.sizes["i"]), ours, theirs, binding.prompts, learned)
+    shape = 8, binding.spec.sizes["i"]
+    return fast.agree(shape, ours, theirs, binding.prompts, learned, matrices)
 
 
 def _treats_rows_alone(
@@ -146,7 +147,7 @@ def _treats_rows_alone(
     axis: int,
 ) -> bool:
     """Whether ``forward``, a function, can be run in blocks; tried once a state."""
-    state = (id(forward), *fast.state(binding.layer))
+    state = (id(forward), args[0].dim(), *fast.state(binding.layer))
     if binding.independent[0] != state:
         shadow = Shadow(binding.layer)
         with torch.no_grad():

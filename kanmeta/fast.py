@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from kanmeta import blocks, fused
 from kanmeta.basis import Basis, Known
 from kanmeta.families import Family
-from kanmeta.passes import Functions
+from kanmeta.functions import Functions
 from kanmeta.shadow import Shadow
 from kanmeta.spec import LayerSpec
-from kanmeta.stream import Sources
+from kanmeta.stream import Sources, again
 from kanmeta.sweep import Slot
 from kanmeta.unkept import unkept
 
@@ -77,10 +77,7 @@ def compute(
     arguments = [kinds.index(b.argument) for b in branches]
     described = fused.Layer(
         functions=Functions([f.evaluate for f in known], spec.widths, arguments),
-        slots=[
-            Slot(f.derivatives, width, argument)
-            for f, width, argument in zip(known, spec.widths, arguments, strict=True)
-        ],
+        slots=_slots(known, spec.widths, arguments),
         families=partial(_families, known),
         input_major=spec.edge_axes == ("i", "o"),
         activation=activation,
@@ -90,7 +87,17 @@ def compute(
     given = [kind(layer, rows) for kind in kinds]
     with _remade(layer, kinds, given, rows, sources):
         y = fused.apply(described, tuple(given), sources)
-    return spec.basis.finish(layer, y).view(*x.shape[:-1], y.shape[-1])
+    y = spec.basis.bias(layer, y)
+    if spec.basis.finish is not None:
+        y = again(layer, spec.basis.finish, y)
+    return y.view(*x.shape[:-1], y.shape[-1])
+
+
+def _slots(known: Sequence[Known], widths: Sequence[int], arguments: Sequence[int]) -> list[Slot]:
+    """What derivatives of any order are made of; empty unless it is known of all functions."""
+    each = zip(known, widths, arguments, strict=True)
+    found = [Slot(f.derivatives, w, i) for f, w, i in each if f.derivatives is not None]
+    return found if len(found) == len(known) else []
 
 
 def _remade(
@@ -130,6 +137,7 @@ def agree(
     theirs: Callable[[Tensor], Any],
     like: Tensor,
     learned: Sequence[Tensor],
+    matrices: Sequence[Tensor] = (),
 ) -> bool:
     """Whether values and gradients are those of the library, on a few random rows.
 
@@ -138,12 +146,14 @@ def agree(
         ours, theirs: rows to outputs.
         like: tensor whose dtype and device are the layer's.
         learned: tensors whose gradients are compared.
+        matrices: further ones, of the meta-learner. Their gradients are sums over all edges, of
+            which some cancel to 0 behind a norm and leave rounding of the size of the others.
     """
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
     x[0] *= 4  # beyond the grid
     devices = [] if like.device.type == "cpu" else [like.device]
-    found = []
+    found, all_of_them = [], [*learned, *matrices]
     # Checkpointing, which counts what is saved, sees nothing of this.
     unseen = torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
     with torch.random.fork_rng(devices), torch.enable_grad(), unseen:
@@ -154,17 +164,22 @@ def agree(
                 return False
             weights = torch.linspace(-1, 1, y.numel(), device="cpu").view(y.shape).to(y)
             found.append(
-                [y.detach(), *torch.autograd.grad(y, [leaf, *learned], weights, allow_unused=True)]
+                [
+                    y.detach(),
+                    *torch.autograd.grad(y, [leaf, *all_of_them], weights, allow_unused=True),
+                ]
             )
-    largest = max(
-        (g.abs().max() for g in found[1][2:] if g is not None), default=like.new_zeros(())
-    )
-    for mine, other in zip(*found, strict=True):
+    none = like.new_zeros(())
+    largest = max((g.abs().max() for g in found[1][2:] if g is not None), default=none)
+    summed = found[1][len(found[1]) - len(matrices) :]
+    common = max((g.norm() for g in summed if g is not None), default=none)
+    for i, (mine, other) in enumerate(zip(*found, strict=True)):
         if (mine is None) != (other is None):
             return False
         if mine is None:
             continue
-        size = torch.maximum(other.norm(), largest * 1e-3)
+        least = largest * 1e-3 if i < len(found[1]) - len(matrices) else common
+        size = torch.maximum(other.norm(), least)
         if not (mine - other).norm() <= TOLERANCES[like.dtype] * size:
             return False
     return True

@@ -1,6 +1,7 @@
 """What a basis function of a layer is, and those with one formula: a function, Gaussians."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from kanmeta.scratch import Scratch
 
-__all__ = ["Evaluate", "Pull", "elementwise", "gaussians", "no_pull"]
+__all__ = ["Evaluate", "Functions", "Pull", "elementwise", "gaussians", "no_pull"]
 
 Pull = Callable[[Tensor], Tensor]
 """Gradient of the values, ``(rows, functions, inputs)`` -> gradient of x, ``(rows, inputs)``.
@@ -45,6 +46,21 @@ class Evaluate(Protocol):
             Values ``(rows, functions, inputs)``, and what pulls gradients back.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Functions:
+    """The basis of a layer.
+
+    Attributes:
+        each: functions of each slot in turn.
+        widths: number of functions of each slot.
+        arguments: for each slot, which of the layer's arguments it takes.
+    """
+
+    each: Sequence[Evaluate]
+    widths: Sequence[int]
+    arguments: Sequence[int]
 
 
 class _Elementwise:

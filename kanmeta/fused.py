@@ -4,8 +4,10 @@ Alive between forward and backward: the inputs, and at most a byte an edge, or f
 meta-learner is wide.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +17,16 @@ from kanmeta import blocks, closed, gpu
 from kanmeta.blocks import Tensors
 from kanmeta.closed import Described
 from kanmeta.families import Family
-from kanmeta.passes import Functions, Pass, Wanted
+from kanmeta.formulas import (
+    Each,
+    differentiable,
+    gradients_of,
+    parameters_of,
+    split,
+    with_parameters,
+)
+from kanmeta.functions import Functions
+from kanmeta.passes import Pass, Wanted
 from kanmeta.stream import Sources, leaves_of, matrices_of
 from kanmeta.sweep import Form
 from kanmeta.tiles import Way, pull_matrices, way_of
@@ -25,7 +36,7 @@ __all__ = ["Layer", "apply"]
 
 @dataclass(frozen=True)
 class Layer(Described):
-    """What is known of a layer.
+    """What is known of a layer; without ``slots`` its functions are only differentiated as a whole.
 
     Attributes:
         functions: the basis, of the tensors given to :func:`apply`.
@@ -34,6 +45,12 @@ class Layer(Described):
 
     functions: Functions
     families: Callable[[], Sequence[Family] | None]
+
+    def bound(self, parameters: Tensors) -> "Layer":
+        """The same with other parameters of the basis."""
+        if not parameters:
+            return self
+        return dataclasses.replace(self, functions=with_parameters(self.functions, parameters))
 
 
 def apply(layer: Layer, arguments: Tensors, sources: Sources) -> Tensor:
@@ -44,7 +61,9 @@ def apply(layer: Layer, arguments: Tensors, sources: Sources) -> Tensor:
         arguments: inputs of the functions, each ``(N, in)``.
         sources: z, W1, b1, W2, b2; see :meth:`kanmeta.binding.Binding.sources`.
     """
-    y = _Fused.apply(layer, len(arguments), *arguments, *closed.marked(sources))
+    parameters = parameters_of(layer.functions.each)
+    counts = len(arguments), len(parameters)
+    y = _Fused.apply(layer, counts, *arguments, *parameters, *closed.marked(sources))
     assert isinstance(y, Tensor)
     return y
 
@@ -61,36 +80,59 @@ class _Fused(torch.autograd.Function):
     """See :func:`apply`."""
 
     @staticmethod
-    def forward(ctx: Any, layer: Layer, number: int, *tensors: Tensor | None) -> Tensor:
-        ctx.layer, ctx.number = layer, number
+    def forward(ctx: Any, layer: Layer, counts: tuple[int, int], *tensors: Tensor | None) -> Tensor:
+        ctx.layer, ctx.counts = layer, counts
         ctx.save_for_backward(*tensors)
-        arguments, sources = blocks.present(tensors[:number]), tensors[number:]
+        arguments, parameters, sources = split(counts, tensors)
         kernels = _kernels(layer, arguments)
         if kernels is not None:
             return kernels.forward(arguments, sources[:-1])
         way = way_of(matrices_of(sources), layer.activation)
-        y, ctx.notes = _pass(layer, arguments, sources, way, None).forward(
-            any(ctx.needs_input_grad)
-        )
+        each = _pass(layer.bound(parameters), arguments, sources, way, None)
+        y, ctx.notes = each.forward(any(ctx.needs_input_grad))
         return y
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, ...]:
-        layer, number, wanted = ctx.layer, ctx.number, ctx.needs_input_grad[2:]
+        counts, needed = ctx.counts, ctx.needs_input_grad[2:]
         saved = ctx.saved_tensors  # to be read once: checkpointing makes them anew
-        arguments, sources = blocks.present(saved[:number]), saved[number:]
-        learned = closed.wanted_sources(sources, wanted[number:])
-        if torch.is_grad_enabled():  # for derivatives of the derivative
-            form = Form(arguments, {(j, 0): None for j in range(number)}, gy)
-            asked = closed.Asked(wanted[:number], learned)
-            of_all = closed.gradients(layer, form, closed.Weights(sources), asked)
-            return (None, None, *of_all.arguments, *of_all.weights)
+        arguments, parameters, sources = split(counts, saved)
+        learned = closed.wanted_sources(sources, needed[sum(counts) :])
+        wanted = needed[: counts[0]], needed[counts[0] : sum(counts)], learned
+        layer = ctx.layer.bound(parameters)
+        if torch.is_grad_enabled() or blocks.is_batched(gy):  # for derivatives of the derivative
+            inputs = arguments, parameters, sources
+            return (None, None, *_differentiable(layer, inputs, gy, wanted))
         kernels = _kernels(layer, arguments)
         if kernels is not None:
-            each = arguments, sources[:-1], gy, wanted[:number], learned[:-1]
+            each = arguments, sources[:-1], gy, wanted[0], learned[:-1]
             return (None, None, *kernels.backward(*each), None)
-        found = _fast(layer, arguments, sources, gy, wanted[:number], learned, ctx.notes)
-        return (None, None, *found)
+        return (None, None, *_fast(layer, arguments, sources, gy, wanted, ctx.notes))
+
+
+def _differentiable(
+    layer: Layer, inputs: tuple[Tensors, Tensors, Sources], gy: Tensor, wanted: Each
+) -> list[Tensor | None]:
+    """Gradients of inputs with a graph."""
+    arguments, _, sources = inputs
+    if not layer.slots or blocks.is_batched(gy):
+        known = layer.functions, layer.generate, layer.scratch
+        return differentiable(partial(_plain, layer.input_major), *known, inputs, gy, wanted)
+    form = Form(arguments, {(j, 0): None for j in range(len(arguments))}, gy)
+    asked = closed.Asked(wanted[0], wanted[2])
+    found = closed.gradients(layer, form, closed.Weights(sources), asked)
+    return [*found.arguments, *found.weights]
+
+
+def _plain(input_major: bool, functions: Functions, arguments: Tensors, w: Tensor) -> Tensor:
+    """The sum by operations that autograd differentiates any number of times."""
+    every = slice(0, arguments[0].shape[1])
+    values = [
+        evaluate(arguments[i], every)[0]
+        for evaluate, i in zip(functions.each, functions.arguments, strict=True)
+    ]
+    edges = w.permute(2, 0, 1) if input_major else w.permute(2, 1, 0)
+    return torch.cat(values, 1).flatten(1) @ edges.flatten(0, 1)
 
 
 def _kernels(layer: Layer, arguments: Tensors) -> gpu.Kernels | None:
@@ -107,17 +149,19 @@ def _fast(
     arguments: Tensors,
     sources: Sources,
     gy: Tensor,
-    wanted: Sequence[bool],
-    learned: Sequence[bool],
+    wanted: Each,
     notes: Tensor | None,
 ) -> list[Tensor | None]:
-    """Gradients of arguments and sources by tiles."""
+    """Gradients of arguments, parameters and sources by tiles."""
+    learned = wanted[2]
     leaves = leaves_of(sources, learned)
     with torch.enable_grad():  # of small matrices only
         way = way_of(matrices_of(leaves), layer.activation)
     small = [*way.coefficients.tables, *(t for t in (way.project, way.shift) if t is not None)]
     with torch.no_grad():
-        each = _pass(layer, arguments, sources, way, Wanted(wanted, any(learned)))
+        what = Wanted(wanted[0], any(learned), any(wanted[1]))
+        each = _pass(layer, arguments, sources, way, what)
         gx, gz, sums = each.backward(gy, notes)
+    own = gradients_of(layer.functions.each, len(gy))
     rest = pull_matrices(small, sums, leaves[1:])
-    return [*gx, gz if learned[0] else None, *rest]
+    return [*gx, *own, gz if learned[0] else None, *rest]

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kanmeta.blocks import slices
+from kanmeta.blocks import is_batched, slices
 from kanmeta.meta import ACTIVATIONS
 
 __all__ = ["SLOPES", "from_matrices", "kinks", "no_autocast", "tables"]
@@ -212,7 +212,7 @@ class _Piecewise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gw: Tensor) -> tuple[Tensor | None, ...]:
         z, bounds, slopes = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or is_batched(gw):
             piece = torch.bucketize(z.detach(), bounds)
             zero = torch.zeros_like(slopes)
             gz = (slopes.index_select(0, piece) * gw).sum(1)

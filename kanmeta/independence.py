@@ -38,6 +38,8 @@ def rows_are_independent(run: Callable[[Tensor], Any], x: Tensor, axis: int) -> 
             one, other = (_tensors(run(row)) for row in torch.split(rows, 1, axis))
             if not torch.equal(before, torch.get_rng_state()):
                 return True
+            if any(b.shape[axis] != 2 for b in both):  # rows of several dimensions are made one
+                return False
             pairs = [(b, torch.cat([p, q], axis)) for b, p, q in zip(both, one, other, strict=True)]
         except (RuntimeError, ValueError, IndexError, TypeError):  # what cannot run cannot be cut
             return False

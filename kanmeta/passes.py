@@ -13,11 +13,12 @@ from torch import Tensor
 from kanmeta import tiling
 from kanmeta.blocks import Tensors
 from kanmeta.coefficients import Tile
+from kanmeta.functions import Functions
 from kanmeta.scratch import Scratch
 from kanmeta.tiles import Way
-from kanmeta.values import Functions, Values, add_product
+from kanmeta.values import Values, add_product
 
-__all__ = ["Functions", "Pass", "Wanted"]
+__all__ = ["Pass", "Wanted"]
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,17 @@ class Wanted:
     Attributes:
         arguments: of each argument.
         coefficients: of prompts and meta-learner.
+        parameters: of tensors that the functions themselves depend on.
     """
 
     arguments: Sequence[bool]
     coefficients: bool
+    parameters: bool
+
+    @property
+    def basis(self) -> bool:
+        """Whether gradients flow back to the basis."""
+        return any(self.arguments) or self.parameters
 
 
 _Found = tuple[list[Tensor | None], Tensor | None, list[Tensor]]
@@ -65,7 +73,7 @@ class Pass:
         _, outputs, self.dim_z = sizes = z.shape if input_major else z.transpose(0, 1).shape
         self.outputs, self.numbers = outputs, budget // z.element_size()
         back, number = wanted is not None, len(arguments[0])
-        slopes = wanted is not None and (any(wanted.arguments) or way.project is not None)
+        slopes = wanted is not None and (wanted.basis or way.project is not None)
         problem = _problem(number, sizes, functions, way, back, slopes)
         self.sizes = cut = tiling.cut(problem, self.numbers - self.coefficients.fixed)
         self.scratch = Scratch(arguments[0])

@@ -114,15 +114,33 @@ def rows_are_mixed(layer: nn.Module, spec: LayerSpec) -> str | None:
             return f"it is not known whether {name} ({kind}) treats rows independently"
         if module is not layer and any(vars(module)[kind] for kind in _HOOKS):
             return f"{name} ({kind}) has hooks, which would see blocks of rows"
+        if (method := patched(module, layer)) is not None:
+            return f"{method} of {name or 'the layer'} ({kind}) was replaced on this object alone"
         if home.startswith("torch.jit"):
             return f"{name} ({kind}) is a compiled module"
     return None
 
 
+def patched(module: nn.Module, layer: nn.Module) -> str | None:
+    """Name of a method that was replaced on ``module``, not on its class; None if there is none.
+
+    It holds on to the tensors of this very object, so a :class:`Shadow` cannot have it. The forward
+    of ``layer``, around which others put theirs, is not asked for.
+    """
+    for name, value in vars(module).items():
+        if module is layer and name == "forward":
+            continue
+        if callable(value) and callable(getattr(type(module), name, None)):
+            return name
+    return None
+
+
 def has_hooks(layer: nn.Module) -> bool:
-    """Whether somebody looks at what modules inside ``layer`` are given or return."""
+    """Whether somebody looks into ``layer``: hooks on modules inside, methods that are replaced."""
     inner = (module for module in layer.modules() if module is not layer)
-    return any(vars(module)[kind] for module in inner for kind in _HOOKS)
+    return any(vars(module)[kind] for module in inner for kind in _HOOKS) or any(
+        patched(module, layer) is not None for module in layer.modules()
+    )
 
 
 def _uses_statistics(module: nn.Module) -> bool:

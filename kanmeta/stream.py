@@ -21,6 +21,7 @@ from kanmeta.spec import LayerSpec
 __all__ = [
     "Matrices",
     "Sources",
+    "again",
     "cut_rows",
     "leaves_of",
     "matrices_of",
@@ -33,6 +34,8 @@ Sources = tuple[Tensor | None, ...]
 
 Matrices = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
 """W1, b1, W2, b2."""
+
+_BLOCK = 1 << 20  # bytes
 
 Generate = Callable[[Sources], dict[str, Tensor]]
 """Generated tensors by path."""
@@ -116,6 +119,21 @@ def run(
     outputs = _Stream.apply(call, cut, x, *sources, *plain, *generated.values())
     replay.keep_if_drawn()
     return outputs[0] if call.single else outputs
+
+
+def again(layer: nn.Module, function: Callable[[nn.Module, Tensor], Tensor], y: Tensor) -> Tensor:
+    """``function(layer, y)``, which treats rows alone, and a second time in backward: keeps ``y``.
+
+    In blocks of rows, no larger than what nothing is faster with.
+    """
+
+    def nothing(sources: Sources) -> dict[str, Tensor]:
+        return {}
+
+    step = max(1, _BLOCK * len(y) // max(1, y.nbytes))
+    found = run(layer, function, (y,), {}, Cut(0, step), (), nothing)
+    assert isinstance(found, Tensor)
+    return found
 
 
 class _Call:

@@ -11,27 +11,13 @@ import torch
 from torch import Tensor
 
 from kanmeta.blocks import Tensors
-from kanmeta.functions import Evaluate, Pull
+from kanmeta.formulas import parameters_of
+from kanmeta.functions import Functions, Pull
 from kanmeta.scratch import Scratch
 from kanmeta.tiles import Way
 from kanmeta.tiling import parts
 
-__all__ = ["Functions", "Here", "Values", "add_product"]
-
-
-@dataclass(frozen=True)
-class Functions:
-    """The basis of a layer.
-
-    Attributes:
-        each: functions of each slot in turn.
-        widths: number of functions of each slot.
-        arguments: for each slot, which of the layer's arguments it takes.
-    """
-
-    each: Sequence[Evaluate]
-    widths: Sequence[int]
-    arguments: Sequence[int]
+__all__ = ["Here", "Values", "add_product"]
 
 
 @dataclass
@@ -88,6 +74,7 @@ class Values:
     ) -> None:
         """Cut the arguments; nothing is evaluated."""
         self.functions, self.scratch, self.slopes = functions, scratch, slopes
+        self.learned = [bool(parameters_of([f])) for f in functions.each]
         self.known = sum(functions.widths)
         self.project, self.shift = _projection(way), way.shift is not None
         self.rows, self.columns = rows, columns
@@ -159,18 +146,21 @@ class Values:
         if self.project is not None and g_project is not None:
             flat, values = g.view(len(g), -1), here.values
             g_project.addmm_(flat, values.view(self.known, -1).T)
-            if not any(t is not None for t in gx):
+            if not any(self.learned) and not any(t is not None for t in gx):
                 return
             back = self.scratch.take("gphi", *values.shape)
             torch.mm(self.project.T, flat, out=back.view(self.known, -1))
             g = back.permute(1, 0, 2)
         row, column = here.r * self.rows, here.c * self.columns
         each = torch.split(g, list(self.functions.widths), 1)
-        for i, pull, part in zip(self.functions.arguments, here.pulls, each, strict=True):
+        indices = self.functions.arguments
+        for i, learned, pull, part in zip(indices, self.learned, here.pulls, each, strict=True):
             target = gx[i]
             if target is not None:
                 there = target[row : row + self.rows, column : column + self.columns]
                 there += pull(part)
+            elif learned:
+                pull(part)
 
 
 def add_product(target: Tensor, a: Tensor, b: Tensor, first: bool) -> None:

@@ -1,5 +1,7 @@
 """Which layers run in blocks of rows, and with which random numbers."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -80,6 +82,52 @@ def test_a_norm_or_hook_that_is_not_known_is_not_streamed() -> None:
     kanmeta.set_execution(hooked, "stream", budget=SMALL)
     hooked(torch.rand(6, 4, dtype=torch.float64))
     assert seen == [(6, 5)]
+
+
+def _scaled(layer: nn.Module) -> None:
+    """Replace a method of the layer, one that reads coefficients, on this object alone."""
+    whole = layer.forward_group
+    layer.forward_group = lambda x, g: 2 * whole(x, g)
+
+
+def _bound(layer: nn.Module) -> None:
+    """The same in a module inside."""
+    child = layer.spline_linear
+    whole = child.forward
+    child.forward = lambda x: 3 * whole(x)
+
+
+@pytest.mark.parametrize(
+    ("build", "patch", "shape"),
+    [
+        (lambda: conv_kan.KANConv2DLayer(2, 3, 2), _scaled, (2, 4, 4)),
+        (lambda: fast_kan.FastKANLayer(2, 3), _bound, (2,)),
+    ],
+)
+def test_a_method_that_is_replaced_on_one_layer_is_seen(
+    build: Callable[[], nn.Module], patch: Callable[[nn.Module], None], shape: tuple[int, ...]
+) -> None:
+    model = kanmeta.convert(build().double(), execution="materialize")
+    x = torch.rand(6, *shape, dtype=torch.float64)
+    before = derivatives(model, x, model)
+    kanmeta.set_execution(model, "stream", budget=SMALL)
+    assert_same(derivatives(model, x, model), before)
+    patch(model)
+    assert "replaced on this object" in (rows_are_mixed(model, model._kanmeta.spec) or "")
+    found = derivatives(model, x, model)
+    kanmeta.set_execution(model, "materialize")
+    assert_same(found, derivatives(model, x, model))
+    assert not torch.allclose(found[0], before[0])
+
+
+def test_a_forward_around_the_layer_s_own_does_not_keep_it_from_streaming() -> None:
+    """As accelerate puts it."""
+    model = kanmeta.convert(efficient_kan.KANLinear(3, 4), execution="stream")
+    whole = model.forward
+    model.forward = lambda x: whole(x)
+    assert rows_are_mixed(model, model._kanmeta.spec) is None
+    assert model(torch.rand(2, 3)).shape == (2, 4)
+    assert model._kanmeta.compared[1]
 
 
 def test_a_layer_that_never_streams_says_so() -> None:
