@@ -9,6 +9,7 @@ differs from the paper.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise, product
 from typing import Any
 
@@ -26,8 +27,10 @@ __all__ = [
     "grid",
     "main",
     "model",
+    "numbers",
     "regression",
     "task",
+    "wider_arguments",
 ]
 
 ITERATIONS = 10  # of an epoch
@@ -37,7 +40,7 @@ SEEDS: dict[Profile, int] = {"smoke": 1, "cpu": 3, "full": 5}
 SIZES = (10, 20, 50, 100, 500, 1000)
 HIDDEN = dict(zip(SIZES, (8, 16, 32, 32, 64, 64), strict=True))  # Table 4's, by the paper's text
 EQUATION_HIDDEN = 32  # Table 2's, the smaller of the two in the paper's text
-DEGREE = 3
+WIDER = 1.6  # times the inner nodes, and at least one more, in variant "wider" of Table 2
 
 NOTES = (
     "Epochs of ten LBFGS iterations, learning rate 1, strong Wolfe, history 10; the paper does not "
@@ -65,11 +68,33 @@ def convert_arguments(printed: Cell, protocol: Protocol) -> dict[str, Any]:
     if protocol == "paper":
         convert = printed.convert if printed.rule and table == "T4" else {"hidden": hidden}
         return {**convert, "init": "paper"}
-    widths, w = printed.widths, printed.dim_w if table == "T4" else _intervals(printed.row) + 4
-    edges = sum(a * b for a, b in pairwise(widths))
-    # E + h (2 + w) + w numbers of the Meta model against E w of the KAN; both have biases as well.
-    widest = (edges * (w - 1) - w) // (w + 2)
+    w = printed.dim_w if table == "T4" else _intervals(printed.row) + 4
+    widest = _widest(printed.widths, w, numbers(printed.widths, w))
     return {"hidden": max(2, min(hidden, widest)), "init": "match"}
+
+
+def numbers(widths: Sequence[int], w: int) -> int:
+    """Parameters of a KAN with ``w`` coefficients an edge and output biases."""
+    return sum(a * b * w + b for a, b in pairwise(widths))
+
+
+def _widest(widths: Sequence[int], w: int, allowed: int) -> int:
+    """Most hidden units that keep a converted model at or below ``allowed`` parameters.
+
+    It has E + h (2 + w) + w and the biases: one number an edge.
+    """
+    return (allowed - numbers(widths, 1) - w) // (w + 2)
+
+
+def wider_arguments(widths: Sequence[int], w: int) -> tuple[list[int], dict[str, Any]]:
+    """Widths of a network with :data:`WIDER` times the inner nodes, and how it is converted.
+
+    It has no more parameters than the KAN of ``widths``, and a smooth meta-learner.
+    """
+    inner = [max(n + 1, round(WIDER * n)) for n in widths[1:-1]]
+    wide = [widths[0], *inner, widths[-1]]
+    hidden = min(EQUATION_HIDDEN, _widest(wide, w, numbers(widths, w)))
+    return wide, {"hidden": hidden, "activation": "silu", "init": "match"}
 
 
 def _intervals(row: str) -> int:
@@ -106,7 +131,17 @@ def grid(protocol: Protocol, profile: Profile) -> list[Job]:
     jobs = [
         _job(cell(row, model), protocol, profile, seed) for row in rows for seed, model in pairs
     ]
-    return jobs + [_appendix_b(model, protocol, profile, seed) for seed, model in pairs]
+    jobs += [_appendix_b(model, protocol, profile, seed) for seed, model in pairs]
+    if protocol == "fair":
+        jobs += [_wider(job) for job in jobs if job.row.endswith("|G5") and "Meta" in job.model]
+    return jobs
+
+
+def _wider(job: Job) -> Job:
+    """Not in the paper: as many numbers as the KAN of the cell, in a wider converted network."""
+    widths, convert = wider_arguments(job.config["widths"], job.config["grid"] + 4)
+    config = {**job.config, "widths": widths, "convert": convert}
+    return replace(job, config=config, variant="wider")
 
 
 def _appendix_b(kind: str, protocol: Protocol, profile: Profile, seed: int) -> Job:

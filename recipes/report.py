@@ -15,7 +15,7 @@ from recipes.results import load
 
 __all__ = ["RECIPES", "main", "replace_section"]
 
-RECIPES = ("functions", "images_conv", "images_fc", "pde")
+RECIPES = ("functions", "images_conv", "images_fc", "pde", "pde_second_order")
 """Those whose results are cells of the paper's tables."""
 
 

@@ -31,12 +31,22 @@ INTRODUCTION = (
 Entries = Mapping[tuple[str, str, str], Entry]
 
 
-def verdict(cells: Sequence[Cell], entries: Entries) -> str:
-    """In how many cells the Meta model is better than its baseline, under protocol fair."""
+def verdicts(cells: Sequence[Cell], entries: Entries) -> list[str]:
+    """Of protocol fair and of its variants that were run: see :func:`verdict`."""
+    rows = {cell.row for cell in cells}
+    found = {kind for row, _, kind in entries if row in rows and kind.startswith("fair, ")}
+    return [verdict(cells, entries, kind) for kind in ("fair", *sorted(found))]
+
+
+def verdict(cells: Sequence[Cell], entries: Entries, kind: str = "fair") -> str:
+    """In how many cells the Meta model of a ``kind`` is better than the baseline of protocol fair.
+
+    Medians over cells; the error of a cell is the mean over its seeds.
+    """
     better, ratios, sizes = 0, [], []
     higher = cells[0].metric.startswith("test accuracy")
     for cell in cells:
-        meta = entries.get((cell.row, cell.model, "fair"))
+        meta = entries.get((cell.row, cell.model, kind))
         plain = entries.get((cell.row, cell.model.removeprefix("Meta"), "fair"))
         if not cell.model.startswith("Meta") or not meta or not plain:
             continue
@@ -47,14 +57,14 @@ def verdict(cells: Sequence[Cell], entries: Entries) -> str:
         ratios.append(meta.mean - plain.mean if higher else meta.mean / plain.mean)
         sizes.append(meta.parameters / plain.parameters)
     if not ratios:
-        return "No cell has both models under protocol fair yet."
+        return f"No cell has both models under protocol {kind} yet."
     change = (
         f"median difference {statistics.median(ratios):+.2f} points"
         if higher
         else f"median error {statistics.median(ratios):.2g} times the baseline's"
     )
     return (
-        f"Protocol fair: the Meta model is better in {better} of {len(ratios)} cells, {change}, "
+        f"Protocol {kind}: the Meta model is better in {better} of {len(ratios)} cells, {change}, "
         f"with {statistics.median(sizes):.2f} times the parameters (median)."
     )
 
@@ -80,7 +90,10 @@ def markdown_page(results: Sequence[Result]) -> str:
         parts.append(f"## {title}")
         if rows:
             used = [c for c in rows[0] if any(row[c] not in ("", "not run") for row in rows)]
-            parts += [verdict(cells, entries), markdown(used, [[r[c] for c in used] for r in rows])]
+            parts += [
+                *verdicts(cells, entries),
+                markdown(used, [[r[c] for c in used] for r in rows]),
+            ]
             shown = [r for e in entries.values() for r in e.results if _table(r) == number]
             parts.append(small_print(shown))
         parts.append(f"Not run: {len(cells) - len(rows)} of {len(cells)}.")
@@ -136,7 +149,8 @@ def html_page(results: Sequence[Result], drawings: Sequence[str] = ()) -> str:
         rest = [row for row in rows if not _was_run(row)]
         body = [f'<h2 id="t{number}">{html.escape(title)}</h2>']
         if run:
-            body.append(f'<p class="verdict">{html.escape(verdict(cells, entries))}</p>')
+            texts = verdicts(cells, entries)
+            body += [f'<p class="verdict">{html.escape(text)}</p>' for text in texts]
             body += [figures.get(number, ""), _table_html(run, cells, entries)]
         if rest:
             body.append(

@@ -411,6 +411,8 @@ def test_layers_of_the_real_library(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "variant" not in ours["job"]
     assert real["value"] != ours["value"]
     found = results.by_cell([real, ours])
+    row = [c for c in cells().values() if (c.row, c.model) == ("T4|f2|n10", "KAN")]
+    assert "fair, library: " in results.columns(row[0], found)["remarks"]
     assert sorted(kind for _, _, kind in found) == ["fair", "fair, library"]
 
 

@@ -177,3 +177,16 @@ def test_demo_takes_digits_where_there_is_no_fashion_mnist(
     assert images.test_images.shape == (360, 8, 8)
     assert images.train_images.max() == 240
     assert images.test_labels.bincount().min() > 20
+
+
+def test_variants_have_a_verdict_of_their_own() -> None:
+    cells_of_row = [cell("T5|FMNIST|32|G5", m) for m in ("KAN", "MetaKAN")]
+    wide = result("MetaKAN", 0, 91.0)
+    wide["job"]["variant"] = "wider"
+    found = [result("KAN", 0, 90.0), result("MetaKAN", 0, 89.0), wide]
+    for r in found:
+        r["job"]["protocol"] = "fair"
+    texts = report_page.verdicts(cells_of_row, results.by_cell(found))
+    assert [t.partition(":")[0] for t in texts] == ["Protocol fair", "Protocol fair, wider"]
+    assert "better in 0 of 1" in texts[0]
+    assert "better in 1 of 1" in texts[1]
