@@ -99,3 +99,16 @@ def test_count(cell: Cell) -> None:
         metas = kanmeta.meta_learners(model).values()
         assert len(metas) == (cell.clusters or 1)
         assert {m.dim_w for m in metas} == {cell.dim_w}
+
+
+def test_wider_converted_networks_have_no_more_parameters_than_the_kan() -> None:
+    jobs = [j for j in functions.grid("fair", "cpu") if j.seed == 0 and j.row.endswith("|G5")]
+    plain = {j.row: j for j in jobs if j.model == "KAN"}
+    wider = {j.row: j for j in jobs if j.variant == "wider"}
+    assert len(wider) == len(plain) == 17
+    for row, job in wider.items():
+        counts = [sum(p.numel() for p in model_of(j).parameters()) for j in (job, plain[row])]
+        assert counts[0] <= counts[1], row
+        pairs = zip(job.config["widths"], plain[row].config["widths"], strict=True)
+        inner = list(pairs)[1:-1]
+        assert all(wide > narrow for wide, narrow in inner), row
