@@ -8,19 +8,20 @@ An epoch is ten iterations of LBFGS on all training points. docs/recipes/functio
 differs from the paper.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise, product
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from recipes import cli
 from recipes.equations import points
 from recipes.job import Job, Place, Profile, Protocol, Task
 from recipes.models import build
 from recipes.paper import Cell, cell, cells
+from recipes.regression import regression
 
 __all__ = [
     "convert_arguments",
@@ -28,12 +29,10 @@ __all__ = [
     "main",
     "model",
     "numbers",
-    "regression",
     "task",
     "wider_arguments",
 ]
 
-ITERATIONS = 10  # of an epoch
 EPOCHS: dict[Profile, int] = {"smoke": 2, "cpu": 10, "full": 20}  # the released notebooks: 12, 20
 POINTS: dict[Profile, int] = {"smoke": 100, "cpu": 1000, "full": 1000}  # the released code's
 SEEDS: dict[Profile, int] = {"smoke": 1, "cpu": 3, "full": 5}
@@ -133,8 +132,15 @@ def grid(protocol: Protocol, profile: Profile) -> list[Job]:
     ]
     jobs += [_appendix_b(model, protocol, profile, seed) for seed, model in pairs]
     if protocol == "fair":
-        jobs += [_wider(job) for job in jobs if job.row.endswith("|G5") and "Meta" in job.model]
+        wide = [job if job.model == "KAN" else _wider(job) for job in jobs if _is_coarse(job)]
+        jobs += [job for job in wide if job.variant]
+        jobs += [_second_order(job) for job in wide]
     return jobs
+
+
+def _is_coarse(job: Job) -> bool:
+    """Of Table 2, with G = 5."""
+    return job.row.endswith("|G5")
 
 
 def _wider(job: Job) -> Job:
@@ -142,6 +148,11 @@ def _wider(job: Job) -> Job:
     widths, convert = wider_arguments(job.config["widths"], job.config["grid"] + 4)
     config = {**job.config, "widths": widths, "convert": convert}
     return replace(job, config=config, variant="wider")
+
+
+def _second_order(job: Job) -> Job:
+    """Not in the paper: the same by Levenberg and Marquardt's method, a step for an iteration."""
+    return replace(job, config={**job.config, "second_order": True}, variant="second-order")
 
 
 def _appendix_b(kind: str, protocol: Protocol, profile: Profile, seed: int) -> Job:
@@ -168,74 +179,6 @@ def model(job: Job) -> nn.Module:
     )
 
 
-def lbfgs(
-    net: nn.Module, loss: Callable[[nn.Module], Tensor]
-) -> tuple[torch.optim.Optimizer, Callable[[int], float]]:
-    """LBFGS with the released code's options, and an epoch of :data:`ITERATIONS` of it."""
-    optimizer = torch.optim.LBFGS(
-        net.parameters(),
-        max_iter=ITERATIONS,
-        history_size=10,
-        tolerance_grad=1e-32,
-        tolerance_change=1e-32,
-        line_search_fn="strong_wolfe",
-    )
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        value = loss(net)
-        torch.autograd.backward(value)
-        return value
-
-    def epoch(number: int) -> float:
-        return float(optimizer.step(closure).detach())  # type: ignore[no-untyped-call]
-
-    return optimizer, epoch
-
-
-def regression(
-    net: nn.Module,
-    data: Mapping[str, tuple[Tensor, ...]],
-    *,
-    source: Mapping[str, Any],
-    notes: tuple[str, ...],
-    more: Callable[[], dict[str, Any]],
-    shift: Tensor | float = 0.0,
-    scale: Tensor | float = 1.0,
-) -> Task:
-    """Fit a function by LBFGS; the score is the mean squared error.
-
-    Args:
-        net: what is trained.
-        data: inputs and values of each part.
-        source, notes, more: see :class:`recipes.job.Task`.
-        shift, scale: the net learns (value - shift) / scale; the score is that of values.
-    """
-
-    def loss(some: nn.Module, part: str = "train") -> Tensor:
-        x, y = data[part]
-        error: Tensor = some(x) - (y - shift) / scale
-        return error.square().mean()
-
-    def score(part: str) -> float:
-        with torch.no_grad():
-            return float(loss(net, part) * scale**2)
-
-    optimizer, epoch = lbfgs(net, loss)
-    return Task(
-        model=net,
-        optimizer=optimizer,
-        epoch=epoch,
-        score=score,
-        loss=loss,
-        metric="MSE",
-        higher=False,
-        source=source,
-        notes=notes,
-        more=more,
-    )
-
-
 def task(job: Job, place: Place) -> Task:
     """See :class:`recipes.job.Task`."""
     config = job.config
@@ -258,6 +201,7 @@ def task(job: Job, place: Place) -> Task:
         data,
         shift=shift,
         scale=scale,
+        second_order=config.get("second_order", False),
         source={"name": config["function"], "points": config["points"]},
         notes=NOTES + (FAIR_NOTES if job.protocol == "fair" else PAPER_NOTES),
         more=lambda: {"target_variance": float(data["test"][1].var(correction=0))},

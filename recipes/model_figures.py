@@ -124,7 +124,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     place = Place(tuple(args.data_root), False, "cpu", "no", args.out, {})
     grid = importlib.import_module(f"recipes.{args.recipe}").grid(args.protocol, args.profile)
-    jobs = [j for j in grid if j.seed == args.seed and fnmatch.fnmatchcase(j.name, args.only)]
+    jobs = [
+        j
+        for j in grid
+        if j.seed == args.seed and not j.variant and fnmatch.fnmatchcase(j.name, args.only)
+    ]
     if not jobs:
         raise SystemExit(f"error: no job of {args.recipe} matches --only {args.only}")
     folder = args.out / "runs" / "figures"

@@ -26,8 +26,8 @@ import kanmeta
 from kanmeta.errors import LargerModelWarning
 from recipes import cli
 from recipes.equations import points
-from recipes.functions import regression
 from recipes.job import Job, Place, Profile, Protocol, Task
+from recipes.regression import regression
 
 __all__ = ["grid", "main", "model", "task"]
 
