@@ -19,9 +19,9 @@ from recipes.models import build
 
 __all__ = ["grid", "main", "model", "task"]
 
-EPOCHS: dict[Profile, int] = {"smoke": 2, "cpu": 12, "full": 40}
+EPOCHS: dict[Profile, int] = {"smoke": 2, "cpu": 24, "full": 40}
 STEPS: dict[Profile, int] = {"smoke": 1, "cpu": 5, "full": 5}  # of an epoch
-POINTS: dict[Profile, int] = {"smoke": 50, "cpu": 1500, "full": 5000}  # a step
+POINTS: dict[Profile, int] = {"smoke": 50, "cpu": 2000, "full": 5000}  # a step
 SEEDS: dict[Profile, int] = {"smoke": 1, "cpu": 3, "full": 5}
 JUDGED: dict[Profile, int] = {"smoke": 50, "cpu": 4000, "full": 20000}
 NOTES = (
