@@ -228,8 +228,8 @@ def _tensors(
         prefix = f"{layer_name}." if layer_name else ""
         if "prompts" not in vars(binding.layer)["_parameters"]:
             raise CheckpointError(
-                f"{prefix}prompts are pruned or parametrised, and a file holds prompts as they "
-                "are: call torch.nn.utils.prune.remove, or parametrize.remove_parametrizations, first"
+                f"{prefix}prompts are pruned or parametrised, which no file can tell: call "
+                "torch.nn.utils.prune.remove, or parametrize.remove_parametrizations, first"
             )
         state |= {prefix + name: value for name, value in moved_attributes(binding).items()}
     for name, tensor in state.items():

@@ -303,7 +303,7 @@ def test_of_save_about_other_things_than_tensors(tmp_path: Path) -> None:
 
 
 def test_of_save_about_prompts_that_are_computed(tmp_path: Path) -> None:
-    part = "call torch.nn.utils.prune.remove, or parametrize.remove_parametrizations, first"
+    part = "torch.nn.utils.prune.remove, or parametrize.remove_parametrizations, first"
     for make, undo in (
         (lambda of: prune.l1_unstructured(of, "prompts", 0.5), prune.remove),
         (
