@@ -1,7 +1,8 @@
 """All supported combinations of Python and torch: ``nox`` runs those whose interpreters are here.
 
 One of them: ``nox -s "tests-3.11(torch='2.14.1')"``; a few tests:
-``nox -s tests-3.11 -- -k golden``.
+``nox -s tests-3.11 -- -k golden``. A session runs all of tests/; those of packages that ``make``
+installs apart and of checkouts (``KANMETA_UPSTREAM``) are skipped.
 """
 
 import nox

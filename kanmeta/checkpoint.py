@@ -67,8 +67,8 @@ def save(
         NothingToConvertError: the model is not converted.
         SharingError: a meta-learner in use is not part of ``model``.
         CheckpointError: ``dtype`` is no floating-point type, ``prompt_bits`` is another number or
-            too few for prompts that are not finite, or the model's state holds something that is
-            no tensor.
+            too few for prompts that are not finite, prompts are pruned or parametrised, or the
+            model's state holds something that is no tensor.
         OSError: the file cannot be written.
     """
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
@@ -226,6 +226,11 @@ def _tensors(
     state = dict(model.state_dict(keep_vars=True))
     for layer_name, binding in bindings(model):
         prefix = f"{layer_name}." if layer_name else ""
+        if "prompts" not in vars(binding.layer)["_parameters"]:
+            raise CheckpointError(
+                f"{prefix}prompts are pruned or parametrised, which no file can tell: call "
+                "torch.nn.utils.prune.remove, or parametrize.remove_parametrizations, first"
+            )
         state |= {prefix + name: value for name, value in moved_attributes(binding).items()}
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor):

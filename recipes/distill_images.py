@@ -27,7 +27,7 @@ from recipes.distill_models import (
     teacher_options,
 )
 from recipes.distill_table import refresh
-from recipes.records import code_state, hardware, versions, write_json
+from recipes.records import code_state, hardware, read_json, versions, write_json
 from recipes.training import Pixels, accuracy, one_thread
 
 __all__ = ["main"]
@@ -61,15 +61,19 @@ def run(args: argparse.Namespace, images: Any) -> None:
     file = working / f"s{args.seed}.safetensors"
     pool = data.inputs(slice(0, data.train))
     name = f"{label}-scratch-s{args.seed}"
-    if args.scratch and not (results / f"{name}.json").exists():
+    path = results / f"{name}.json"
+    known = read_json(path)["files"] if path.exists() else []
+    missing = [b for b in args.bits if b not in {f["bits"] for f in known}]
+    if args.scratch and missing:
         begin = time.perf_counter()
         model = from_scratch(working / f"{name}.safetensors", data, args.seed, args.grid)
         options = scratch_options(args.grid)
-        files = [stored(model, options, data, pool, bits, file) for bits in args.bits]
+        files = known + [stored(model, options, data, pool, bits, file) for bits in missing]
+        files.sort(key=lambda f: -f["bits"])
         row = {"test_accuracy": accuracy(model, data), "dim_z": 1, "files": files}
         row |= {"kind": "from scratch", "data_used": "all, with labels"}
         row["seconds"] = round(time.perf_counter() - begin, 1)
-        write_json(results / f"{name}.json", common | row)
+        write_json(path, common | row)
         print(f"{name}: {row['test_accuracy']:.2f} %")
     for dim_z, what in [(z, w) for w in args.runs for z in args.dim_z]:
         name = f"{label}-z{dim_z}-{what.replace(' ', '')}-s{args.seed}"

@@ -97,7 +97,8 @@ def curve(found: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set_ylabel("points of test accuracy lost")
     axes.set_title(CAVEAT, fontsize="small")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="x-small")
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(fontsize="x-small")
     return figure
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune
 
 import kanmeta
 from kanmeta import errors, plot, registry
@@ -299,6 +300,27 @@ def test_of_save_about_other_things_than_tensors(tmp_path: Path) -> None:
         kanmeta.save(model, tmp_path / "model")
     model[1] = nn.Identity()
     kanmeta.save(model, tmp_path / "model")
+
+
+def test_of_save_about_prompts_that_are_computed(tmp_path: Path) -> None:
+    part = "torch.nn.utils.prune.remove, or parametrize.remove_parametrizations, first"
+    for make, undo in (
+        (lambda of: prune.l1_unstructured(of, "prompts", 0.5), prune.remove),
+        (
+            lambda of: parametrize.register_parametrization(of, "prompts", nn.Tanh()),
+            parametrize.remove_parametrizations,
+        ),
+    ):
+        model = kanmeta.convert(KAN(SIZES))
+        make(model.layers[0])
+        y = model(X)
+        with told(part, errors.CheckpointError):
+            kanmeta.save(model, tmp_path / "model")
+        assert not (tmp_path / "model").exists()
+        undo(model.layers[0], "prompts")
+        kanmeta.save(model, tmp_path / "model")
+        torch.testing.assert_close(kanmeta.load(KAN(SIZES), tmp_path / "model")(X), y)
+        (tmp_path / "model").unlink()
 
 
 def test_of_load_about_files_of_others(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ VERBS = re.compile(
     r"add_param_group|build|call|change|choose|convert|copy or|did you mean|draw|fix|give|inspect"
     r"|install|leave|load files|load or|make it|make a new|name (each|every)|need a function|pass"
     r"|pip|put them|remove|rename|run it|say which|scale and|see|shard with|store|train the|upgrade"
-    r"|use|write|--[a-z]+)\b",
+    r"|use|write|torch\.nn|--[a-z]+)\b",
     re.IGNORECASE,
 )
 """What advice begins with."""

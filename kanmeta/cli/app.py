@@ -1,9 +1,9 @@
 """The commands: thin, so that each can be read in one go."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import torch
@@ -16,59 +16,23 @@ from kanmeta.atomic import replacing
 from kanmeta.cli import bench as benching
 from kanmeta.cli import compact, sizes, tensors
 from kanmeta.cli.inputs import read_inputs
+from kanmeta.cli.options import (
+    CONVERSION,
+    FILE,
+    MODEL,
+    STORED,
+    WEIGHTS,
+    plan_arguments,
+    settings_record,
+    with_options,
+)
 from kanmeta.cli.output import Output, bytes_text, check_new, verb
 from kanmeta.cli.targets import CommandError, build, foreign, give_weights, is_file, read_tensors
 from kanmeta.codebook import BITS
 from kanmeta.errors import ForeignCheckpointError
-from kanmeta.meta import ACTIVATIONS
 from kanmeta.prompt_bits import check_bits
 
 __all__ = ["app"]
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-FILE = click.Path(path_type=Path)
-CONVERSION = (
-    click.option("--dim-z", default=1, show_default=True, help="Numbers in a prompt."),
-    click.option("--hidden", default=32, show_default=True, help="Width of the meta-learners."),
-    click.option("--activation", type=click.Choice([*ACTIVATIONS]), default="relu"),
-    click.option(
-        "--clusters",
-        default="1",
-        show_default=True,
-        help="Meta-learners per kind of layer, or 'layer' for one a layer.",
-    ),
-    click.option("--edge", type=click.Choice(["tap", "pair"]), default="tap", show_default=True),
-    click.option("--include", multiple=True, help="Only layers whose names match; repeatable."),
-    click.option("--exclude", multiple=True, help="All layers but these; repeatable."),
-    click.option("--drop-dead", is_flag=True, help="Take out numbers that have no effect."),
-)
-MODEL = (
-    click.argument("target"),
-    click.option("--args", "arguments", help="JSON list or object: arguments of the function."),
-)
-WEIGHTS = (
-    click.option(
-        "--weights", type=FILE, help="state_dict to load first: .safetensors, or .pt without code."
-    ),
-)
-STORED = (
-    click.option("--seed", default=0, show_default=True, help="Of the model and first values."),
-    click.option("--bits", type=int, help="Bits of a prompt's number: 16, 8, 4, 3 or 2."),
-    click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"])),
-    click.option("--force", is_flag=True, help="Replace OUT if it exists."),
-)
-
-
-def with_options(*decorators: Callable[[Any], Any]) -> Callable[[F], F]:
-    """Apply click's decorators in the order in which help is to show them."""
-
-    def apply(function: F) -> F:
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return apply
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
@@ -110,10 +74,10 @@ def inspect(
         ]
     else:
         model, kind = _model(target, arguments, weights, 0), "model"
-    planned = kanmeta.plan(model, **_options(conversion))
+    planned = kanmeta.plan(model, **plan_arguments(conversion))
     record = sizes.plan_record(planned)
     record |= sizes.size_record(model, planned, bits)
-    head = {"kind": kind, "target": target, "settings": _plain(conversion)}
+    head = {"kind": kind, "target": target, "settings": settings_record(conversion)}
     return Output(head | record, sizes.plan_tables(record), [*notes, *planned.notes])
 
 
@@ -139,7 +103,9 @@ def convert(
     check_new(out, force)
     check_bits(bits)
     model = _model(target, arguments, weights, seed)
-    kanmeta.convert(model, **_options(conversion), generator=torch.Generator().manual_seed(seed))
+    kanmeta.convert(
+        model, **plan_arguments(conversion), generator=torch.Generator().manual_seed(seed)
+    )
     notes = [] if weights is None else [f"what {weights} had learnt is not kept: use distill"]
     return _saved(model, out, bits, dtype, {}, notes)
 
@@ -183,7 +149,9 @@ def distill(
     inputs = None if data is None else read_inputs(data, key)
     teacher = _model(target, arguments, weights, seed)
     generator = torch.Generator().manual_seed(seed)
-    student = kanmeta.convert(copy.deepcopy(teacher), **_options(conversion), generator=generator)
+    student = kanmeta.convert(
+        copy.deepcopy(teacher), **plan_arguments(conversion), generator=generator
+    )
     few = bits if inputs is not None and bits in BITS else None
     with foreign("running the model on --data"):
         report = kanmeta.distill(
@@ -265,7 +233,7 @@ def bench(
     try:
         record = benching.bench_record(
             model,
-            _options(conversion),
+            plan_arguments(conversion),
             sizes_of_inputs,
             budget,
             repeats,
@@ -288,24 +256,6 @@ def _model(target: str, arguments: str | None, weights: Path | None, seed: int) 
     if weights is not None:
         give_weights(model, weights)
     return model
-
-
-def _options(conversion: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of ``kanmeta.plan`` and ``convert``."""
-    given = conversion["clusters"]
-    clusters: int | str = given if given == "layer" else _whole(given)
-    filters = {name: list(conversion[name]) or None for name in ("include", "exclude")}
-    return conversion | filters | {"clusters": clusters}
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal():
-        raise CommandError(f"--clusters {text!r}: expected a number, or 'layer'")
-    return int(text)
-
-
-def _plain(conversion: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in conversion.items() if name != "adapters"}
 
 
 def _saved(
