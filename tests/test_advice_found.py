@@ -42,6 +42,8 @@ ELSEWHERE = {
     "For a layer class of your own, pass": "test_recognition.py",
     "pass more of them, such that differ": "test_methods.py",
     "kanmeta.materialize(model) first.": "own_packages.py",
+    "before the forward pass, or ask for one gradient at a time": "test_execution_transforms.py",
+    'the only text is "normal"; else pass inputs, or None': "test_distill.py",
 }
 NOT_TO_BE_FOLLOWED_HERE = {
     "Upgrade: pip install -U kanmeta": "there is no newer version that could be installed",
