@@ -91,7 +91,7 @@ def curve(found: Sequence[Mapping[str, Any]]) -> Figure:
         )
     for name, point in OTHERS.items():
         axes.plot(*point, "kx", markersize=8)
-        axes.annotate(name, point, textcoords="offset points", xytext=(6, 6))
+        axes.annotate(name, point, textcoords="offset points", xytext=(-6, 6), ha="right")
     axes.set(xscale="log", yscale="symlog", ylim=(-0.5, 80))
     axes.set_xlabel("times smaller than the float32 file of the unconverted network")
     axes.set_ylabel("points of test accuracy lost")
