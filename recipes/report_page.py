@@ -39,7 +39,9 @@ def verdicts(cells: Sequence[Cell], entries: Entries) -> list[str]:
 
 
 def verdict(cells: Sequence[Cell], entries: Entries, kind: str = "fair") -> str:
-    """In how many cells the Meta model of a ``kind`` is better than the baseline of protocol fair.
+    """In how many cells the Meta model of a ``kind`` is better than the baseline.
+
+    The baseline is that of the same kind where there is one, else that of protocol fair.
 
     Medians over cells; the error of a cell is the mean over its seeds.
     """
@@ -47,7 +49,8 @@ def verdict(cells: Sequence[Cell], entries: Entries, kind: str = "fair") -> str:
     higher = cells[0].metric.startswith("test accuracy")
     for cell in cells:
         meta = entries.get((cell.row, cell.model, kind))
-        plain = entries.get((cell.row, cell.model.removeprefix("Meta"), "fair"))
+        name = cell.model.removeprefix("Meta")
+        plain = entries.get((cell.row, name, kind), entries.get((cell.row, name, "fair")))
         if not cell.model.startswith("Meta") or not meta or not plain:
             continue
         if meta.mean is None or plain.mean is None:
