@@ -229,7 +229,8 @@ def _tensors(
         if "prompts" not in vars(binding.layer)["_parameters"]:
             raise CheckpointError(
                 f"{prefix}prompts are pruned or parametrised, which no file can tell: call "
-                "torch.nn.utils.prune.remove, or parametrize.remove_parametrizations, first"
+                "torch.nn.utils.prune.remove, parametrize.remove_parametrizations or "
+                "remove_weight_norm first, whichever takes it back"
             )
         state |= {prefix + name: value for name, value in moved_attributes(binding).items()}
     for name, tensor in state.items():

@@ -96,7 +96,8 @@ def distill(
         data = None
     if (from_student or prompt_bits is not None) and data is None:
         raise PlanError("from_student and prompt_bits ask for stages that need data: pass data=")
-    if prompt_bits is not None and not 1 <= prompt_bits <= 8:
+    number = isinstance(prompt_bits, (int, float)) and not isinstance(prompt_bits, bool)
+    if prompt_bits is not None and not (number and 1 <= prompt_bits <= 8):
         raise PlanError(f"prompt_bits={prompt_bits!r}: expected a number from 1 to 8, or None")
     plain = plain_teacher(teacher)
     with matching.evaluating(student, plain):

@@ -101,12 +101,15 @@ class Batches:
 
 
 def _finite(batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The batch itself; a PlanError if a number in it is NaN or infinite."""
-    for tensor in batch:
-        if not bool(tensor.isfinite().all()):
-            bad = int((~tensor.isfinite()).flatten(1).any(1).sum()) if tensor.ndim > 1 else 1
-            raise PlanError(
-                f"data has NaN or infinite numbers, in {bad} of {len(tensor)} rows of a batch: "
-                "expected finite inputs. Take these rows out, or fill them in as for the teacher"
-            )
+    """The batch itself; a PlanError if a number of its first tensor is NaN or infinite.
+
+    What follows may be a mask, in which infinite numbers have a meaning.
+    """
+    good = batch[0].isfinite()
+    if not bool(good.all()):
+        rows = good.reshape(len(good), -1).all(1) if good.ndim else good[None]
+        raise PlanError(
+            f"data has NaN or infinite numbers, in {int((~rows).sum())} of {len(rows)} rows of a "
+            "batch: expected finite inputs. Take these rows out, or fill them in as for the teacher"
+        )
     return batch

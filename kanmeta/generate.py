@@ -173,8 +173,7 @@ def tables(
         own = torch.bucketize(at, bounds)
         # What is not a number belongs to every piece.
         first = torch.where((weight > 0) & (own < len(bounds)), own + 1, 0)
-        falls = weight < 0
-        last = own.clamp(max=len(bounds))
+        falls = (weight < 0)[:, None]
         constant = weight == 0
         off = constant if bias1 is None else constant & ~(bias1 > 0)
 
@@ -184,7 +183,7 @@ def tables(
         share = torch.where(off, 0, factor)[:, None] * weight2.T
         wide = share if share.device.type == "mps" else share.double()
         steps = wide.new_zeros(len(bounds) + 1, wide.shape[1])
-        steps = steps.index_add(0, first, wide).index_add(0, last[falls], -wide[falls])
+        steps = steps.index_add(0, first, wide).index_add(0, own, torch.where(falls, -wide, 0))
         return steps.cumsum(0).to(share)
 
     slopes = sums(weight)

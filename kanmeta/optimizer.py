@@ -58,7 +58,7 @@ def carry_optimizer(
     groups as before, so that a learning rate scheduler goes on.
 
     Muon trains matrices only, so prompts and meta-learners are left to another optimiser, and a
-    warning says so.
+    warning says so. An optimiser that is carried as well may have them already.
 
     Args:
         optimizer: changed in place when the block ends, also if it ends by an error.
@@ -123,7 +123,7 @@ def _follow(
     if refused:
         warnings.warn(
             f"{type(optimizer).__name__} trains matrices only and does not train "
-            f"{', '.join(refused)}; give them to another optimiser: "
+            f"{', '.join(refused)}; give those that no other optimiser trains to another one: "
             "other.add_param_group({'params': [...]})",
             UserWarning,
             stacklevel=4,

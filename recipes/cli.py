@@ -75,7 +75,13 @@ def _arguments(recipe: str, doc: str, argv: Sequence[str] | None) -> argparse.Na
     return parser.parse_args(argv)
 
 
-def run(recipe: str, doc: str, grid: Grid, argv: Sequence[str] | None = None) -> None:
+def run(
+    recipe: str,
+    doc: str,
+    grid: Grid,
+    argv: Sequence[str] | None = None,
+    has_library: bool = True,
+) -> None:
     """Parse ``argv``, make the jobs and run those that are not done.
 
     Args:
@@ -83,6 +89,7 @@ def run(recipe: str, doc: str, grid: Grid, argv: Sequence[str] | None = None) ->
         doc: its docstring, for ``--help``.
         grid: all jobs of a protocol and profile, those first that matter most.
         argv: the command line; default: the program's.
+        has_library: whether the models can be made of the real libraries' layers.
     """
     args = _arguments(recipe, doc, argv)
     jobs = [
@@ -91,6 +98,8 @@ def run(recipe: str, doc: str, grid: Grid, argv: Sequence[str] | None = None) ->
         if (args.only is None or fnmatch.fnmatchcase(job.name, args.only))
         and (args.seeds is None or job.seed in args.seeds)
     ]
+    if args.library and not has_library:
+        raise SystemExit(f"error: {recipe} has no --library: leave it out")
     if args.library:
         os.environ[FOLDER] = str(args.library.resolve())
         jobs = [replace(job, variant="library") for job in jobs if not job.variant]

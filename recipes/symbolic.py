@@ -137,7 +137,7 @@ def formula(net: Any, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> d
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    cli.run("symbolic", __doc__ or "", grid, argv)
+    cli.run("symbolic", __doc__ or "", grid, argv, has_library=False)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def task(job: Job, place: Place) -> Task:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    cli.run("vit", __doc__ or "", grid, argv)
+    cli.run("vit", __doc__ or "", grid, argv, has_library=False)
 
 
 if __name__ == "__main__":

@@ -302,14 +302,16 @@ def test_of_save_about_other_things_than_tensors(tmp_path: Path) -> None:
     kanmeta.save(model, tmp_path / "model")
 
 
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
 def test_of_save_about_prompts_that_are_computed(tmp_path: Path) -> None:
-    part = "torch.nn.utils.prune.remove, or parametrize.remove_parametrizations, first"
+    part = "prune.remove, parametrize.remove_parametrizations or remove_weight_norm first"
     for make, undo in (
         (lambda of: prune.l1_unstructured(of, "prompts", 0.5), prune.remove),
         (
             lambda of: parametrize.register_parametrization(of, "prompts", nn.Tanh()),
             parametrize.remove_parametrizations,
         ),
+        (lambda of: nn.utils.weight_norm(of, "prompts"), nn.utils.remove_weight_norm),
     ):
         model = kanmeta.convert(KAN(SIZES))
         make(model.layers[0])

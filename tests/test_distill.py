@@ -306,6 +306,7 @@ def test_data_can_be_tensors_batches_or_a_loader() -> None:
         (torch.full((4, 8), torch.nan), "NaN or infinite numbers, in 4 of 4 rows"),
         (torch.rand(4, 8) / torch.tensor([1.0, 0, 1, 1])[:, None], "in 1 of 4 rows"),
         ([torch.full((4, 8), torch.inf)], "NaN or infinite"),
+        ([torch.tensor(torch.nan)], "NaN or infinite numbers, in 1 of 1 rows"),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
@@ -559,3 +560,26 @@ def test_codes_can_be_trained(bits: float, width: int, tmp_path: Path) -> None:
             kanmeta.distill(student, teacher, data=x, prompt_bits=number)
     with pytest.raises(errors.PlanError, match="pass data="):
         kanmeta.distill(student, teacher, prompt_bits=4)
+
+
+def test_a_mask_among_the_data_may_be_infinite() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = kan(8, 12, 3)
+
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            return torch.where(mask.isinf(), 0, self.body(x))
+
+    teacher, mask = Masked(), torch.zeros(64, 3)
+    mask[:, 0] = -torch.inf
+    student = kanmeta.convert(Masked())
+    kanmeta.distill(student, teacher, data=(torch.rand(64, 8), mask), **FAST)
+
+
+@pytest.mark.parametrize("bits", ["4", True, 0, 9])
+def test_bits_that_are_no_number_of_bits_are_refused(bits: Any) -> None:
+    teacher, _ = trained()
+    student = kanmeta.convert(kan(8, 12, 3))
+    with pytest.raises(errors.PlanError, match="expected a number from 1 to 8"):
+        kanmeta.distill(student, teacher, data=torch.rand(40, 8), prompt_bits=bits)

@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
+import kanmeta
 from kanmeta import generate
 from kanmeta.meta import MetaLearner
+from recipes.reference.efficient_kan import KAN
 
 
 def meta_learner(hidden: int, bias: bool) -> MetaLearner:
@@ -60,3 +62,12 @@ def test_a_meta_learner_that_diverged_gives_no_numbers(part: str) -> None:
         getattr(meta, part)[-1] = torch.nan
         assert torch.equal(by_tables(meta, z).isnan(), meta(z).isnan())
         assert meta(z).isnan().any()
+
+
+@pytest.mark.parametrize("execution", ["regenerate", "stream"])
+def test_a_model_on_the_meta_device_runs(execution: str) -> None:
+    model = kanmeta.convert(KAN([4, 6, 3]), execution=execution).to("meta")
+    y = model(torch.empty(5, 4, device="meta"))
+    y.sum().backward()
+    assert y.shape == (5, 3)
+    assert all(z.grad is not None for z in kanmeta.prompts(model).values())

@@ -201,7 +201,7 @@ def test_muon_trains_on_what_it_can_and_says_what_another_optimiser_has_to_train
     step(model, muon, others)
     momentum = muon.state[model[1].weight]["momentum_buffer"]
     with (
-        pytest.warns(UserWarning, match=r"give them to another optimiser: other\.add_param") as w,
+        pytest.warns(UserWarning, match=r"to another one: other\.add_param") as w,
         kanmeta.carry_optimizer(muon, model) as carried,
         kanmeta.carry_optimizer(others, model),
     ):

@@ -428,3 +428,9 @@ def test_real_libraries_make_the_models_of_the_recipes(base: str) -> None:
     assert not type(next(iter(model.layers))).__module__.startswith("recipes")
     kanmeta.convert(model, hidden=2)
     model.eval()(torch.rand(2, 1, 28, 28) if base.endswith("Conv") else torch.rand(2, 5))
+
+
+@pytest.mark.parametrize("recipe", [pde_second_order, symbolic, vit], ids=lambda r: r.__name__)
+def test_library_is_refused_where_it_would_change_nothing(recipe: Any, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="has no --library: leave it out"):
+        recipe.main(["--library", str(tmp_path), "--list"])
