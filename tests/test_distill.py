@@ -549,7 +549,8 @@ def test_codes_can_be_trained(bits: float, width: int, tmp_path: Path) -> None:
     )  # fmt: skip
     assert [stage.name for stage in report.stages] == [f"outputs (mse), {bits} bits"]
     with torch.no_grad():
-        assert float((student(x) - teacher(x)).norm()) < 0.7 * before
+        after = float((student(x) - teacher(x)).norm())
+    assert after < (0.7 if bits == width else 1) * before  # 10 numbers trained, 16 not
     for z in kanmeta.prompts(student).values():
         assert all(len(column.unique()) <= int(2**bits) for column in z.detach().reshape(-1, 2).T)
     kanmeta.save(student, tmp_path / "m.safetensors", prompt_bits=width)

@@ -12,8 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recipes.reference.b_spline import b_spline_basis
-
 __all__ = ["KANLayer", "uniform_knots"]
 
 
@@ -67,10 +65,23 @@ class KANLayer(nn.Module):
         nn.init.kaiming_uniform_(self.base_weight, nonlinearity="linear")
         nn.init.kaiming_uniform_(self.spline_weight, nonlinearity="linear")
 
+    def basis(self, x: Tensor) -> Tensor:
+        """B-splines by Cox and de Boor's recursion: ``(N, in)`` to ``(N, G + k, in)``.
+
+        The grid keeps its dtype when the layer is cast, and differences of knots are taken in it.
+        """
+        knots, x = self.grid.to(x.device).T.contiguous(), x.unsqueeze(1)
+        values = ((x >= knots[:-1]) & (x < knots[1:])).to(x)
+        for k in range(1, self.spline_order + 1):
+            rising = (x - knots[: -k - 1]) / (knots[k:-1] - knots[: -k - 1])
+            falling = (knots[k + 1 :] - x) / (knots[k + 1 :] - knots[1:-k])
+            values = rising * values[:, :-1] + falling * values[:, 1:]
+        return values
+
     def forward(self, x: Tensor) -> Tensor:
         """``(*, in)`` to ``(*, out)``."""
         rows = x.reshape(-1, self.input_features)
-        basis = b_spline_basis(rows, self.grid.to(rows), self.spline_order)
+        basis = self.basis(rows)
         weight = self.spline_weight.transpose(1, 2).flatten(1)  # the basis has inputs last
         s = F.linear(self.base_activation(rows), self.base_weight) + F.linear(
             basis.flatten(1), weight
