@@ -108,7 +108,9 @@ def test_a_pass_takes_its_budget(grid_size: int, uneven: bool, hidden: int) -> N
 
     def step() -> None:
         _, notes = Pass(functions, (x,), z, False, way, budget).forward(True)
-        Pass(functions, (x,), z, False, way, budget, Wanted([True], True)).backward(gy, notes)
+        Pass(functions, (x,), z, False, way, budget, Wanted([True], True, False)).backward(
+            gy, notes
+        )
 
     alive = [x, z, gy, *matrices]
     results = x.nbytes + z.nbytes + gy.nbytes + z.numel()  # gradients, outputs, notes
