@@ -154,10 +154,14 @@ def kinks(weight1: Tensor, bias1: Tensor | None) -> Tensor:
     unit is off and gets no gradient, as torch defines the slope of relu at 0.
     """
     with torch.no_grad():
-        weight = weight1[:, 0]
-        at = torch.zeros_like(weight) if bias1 is None else -bias1 / weight
-        at = torch.where(weight == 0, torch.inf, at)
+        at = _crossings(weight1[:, 0], bias1)
         return torch.cat([at, torch.nextafter(at, at.new_full((), -torch.inf))]).sort().values
+
+
+def _crossings(weight: Tensor, bias1: Tensor | None) -> Tensor:
+    """Where each unit goes on or off, ``(hidden,)``; infinite if it never does."""
+    at = torch.zeros_like(weight) if bias1 is None else -bias1 / weight
+    return torch.where(weight == 0, torch.inf, at)
 
 
 def tables(
@@ -169,8 +173,7 @@ def tables(
     """
     weight = weight1[:, 0]
     with torch.no_grad():
-        at = torch.zeros_like(weight) if bias1 is None else -bias1 / weight
-        own = torch.bucketize(at, bounds)
+        own = torch.bucketize(_crossings(weight, bias1), bounds)
         # What is not a number belongs to every piece.
         first = torch.where((weight > 0) & (own < len(bounds)), own + 1, 0)
         falls = (weight < 0)[:, None]

@@ -50,13 +50,15 @@ class LevenbergMarquardt(torch.optim.Optimizer):
         named = self._function.named_parameters()
         self._parameters = {name: p for name, p in named if p.requires_grad}
 
+    def _parts(self, values: Tensor) -> dict[str, Tensor]:
+        """One vector, cut into what each parameter has of it."""
+        pieces = torch.split(values, [p.numel() for p in self._parameters.values()])
+        named = zip(self._parameters.items(), pieces, strict=True)
+        return {name: piece.view_as(p) for (name, p), piece in named}
+
     def _at(self, values: Tensor, x: Tensor) -> Tensor:
         """Residuals at ``x`` of the model with all parameters in one vector."""
-        sizes = [p.numel() for p in self._parameters.values()]
-        parts = zip(self._parameters.items(), torch.split(values, sizes), strict=True)
-        y: Tensor = functional_call(
-            self._function, {name: part.view_as(p) for (name, p), part in parts}, (x,)
-        )
+        y: Tensor = functional_call(self._function, self._parts(values), (x,))
         return y
 
     def _jacobian(self, values: Tensor, x: Tensor) -> Tensor:
@@ -78,10 +80,8 @@ class LevenbergMarquardt(torch.optim.Optimizer):
             if not failed:
                 change = torch.cholesky_solve(slope[:, None], factor)[:, 0]
                 if self._at(values - change, x).square().mean() < before:
-                    sizes = [p.numel() for p in self._parameters.values()]
-                    pairs = zip(self._parameters.values(), torch.split(change, sizes), strict=True)
-                    for p, part in pairs:
-                        p.sub_(part.view_as(p))
+                    for name, part in self._parts(change).items():
+                        self._parameters[name].sub_(part)
                     group["damping"] = max(group["damping"] / 3, 1e-10)
                     break
             group["damping"] *= 4

@@ -22,8 +22,6 @@ __all__ = ["grid", "main", "model", "task"]
 EPOCHS: dict[Profile, int] = {"smoke": 2, "cpu": 24, "full": 40}
 STEPS: dict[Profile, int] = {"smoke": 1, "cpu": 5, "full": 5}  # of an epoch
 POINTS: dict[Profile, int] = {"smoke": 50, "cpu": 2000, "full": 5000}  # a step
-SEEDS: dict[Profile, int] = {"smoke": 1, "cpu": 3, "full": 5}
-JUDGED: dict[Profile, int] = {"smoke": 50, "cpu": 4000, "full": 20000}
 NOTES = (
     "Not the paper's network or optimiser: 1,385 parameters in place of 24,480, SiLU in the "
     "meta-learner, two numbers an edge; Levenberg-Marquardt steps in float64.",
@@ -39,7 +37,7 @@ def grid(protocol: Protocol, profile: Profile) -> list[Job]:
         "convert": {"dim_z": 2, "hidden": 16, "activation": "silu", "init": "match"},
         "steps": STEPS[profile],
         "points": POINTS[profile],
-        "judged": JUDGED[profile],
+        "judged": pde.JUDGED[profile],
         "hard_boundary": True,
     }
     row = "T8|Poisson|20D"
@@ -56,7 +54,7 @@ def grid(protocol: Protocol, profile: Profile) -> list[Job]:
             config=config,
             variant="second-order",
         )
-        for seed in range(SEEDS[profile])
+        for seed in range(pde.SEEDS[profile])
     ]
 
 
