@@ -1,16 +1,17 @@
-"""A trained 4-layer KANConv network on CIFAR-10, distilled to one number a kernel tap, and stored.
+"""A trained 4-layer KANConv network on CIFAR-10, distilled and stored small.
 
     python -m recipes.distill_conv --data-root cifar10.npz --seed 0
 
-Trains the network first, with shifted and mirrored images. Its training images as they are, without
-labels, are then the data: layers are matched, then outputs with codes of few bits. Writes a JSON
-file under ``results/distill/``, and the tables there: :mod:`recipes.distill_table`.
+Trains the network, and its converted twin from scratch, with shifted and mirrored images. The
+network is then distilled: by standard normal inputs, and by its training images as they are,
+without labels. Files of few bits follow of the models with one number a kernel tap. Writes a JSON
+file each under ``results/distill/``, and the tables there: :mod:`recipes.distill_table`.
 """
 
 import argparse
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from recipes.data import DataError, load_images
 from recipes.distill_table import refresh
 from recipes.images_conv import augmentation
 from recipes.images_run import Shaped
+from recipes.models import Settings, optimizer
 from recipes.records import code_state, hardware, versions, write_json
 from recipes.reference.conv_kan import KANConv2DLayer
 from recipes.reference.conv_net import ConvNet
@@ -31,10 +33,19 @@ from recipes.training import Pixels, accuracy, one_thread, train_epoch
 __all__ = ["main"]
 
 CHANNELS, STRIDES = (16, 32, 64, 64), (2, 2, 2, 1)  # a quarter of those of images_conv at the end
-EPOCHS, BATCH, RATE = 6, 64, 2e-3
+EPOCHS, BATCH = 15, 64
 CONVERT: dict[str, Any] = {"clusters": "layer", "dim_z": 1, "hidden": 16}
-FIT_STEPS, LAYER_STEPS, STEPS = 200, 150, 300
-BITS = 3.17  # 9 numbers a codebook, in a file of 4 bits
+KAN = Settings(
+    base="", options={}, convert=None, lr=2e-3, prompt_lr=None, meta_lr=None, weight_decay=1e-2,
+    prompt_weight_decay=None, batch=BATCH,
+)  # fmt: skip
+FROM_SCRATCH = Settings(
+    base="", options={}, convert=CONVERT, lr=2e-3, prompt_lr=1e-2, meta_lr=1e-3, weight_decay=1e-4,
+    prompt_weight_decay=1e-4, batch=BATCH,
+)  # fmt: skip
+FIT_STEPS, LAYER_STEPS, STEPS = 200, 300, 500
+RUNS = ((4, "normal"), (2, "training images"), (1, "training images"))  # dim_z, data
+BITS = 3.47  # 11 numbers a codebook, in a file of 4 bits
 
 
 def build(seed: int, shape: tuple[int, int, int]) -> nn.Module:
@@ -45,21 +56,31 @@ def build(seed: int, shape: tuple[int, int, int]) -> nn.Module:
     return Shaped(net, shape)
 
 
-def trained(path: Path, data: Pixels, seed: int) -> nn.Module:
+def converted(seed: int, shape: tuple[int, int, int], dim_z: int = 1) -> nn.Module:
+    """Its twin."""
+    generator = torch.Generator().manual_seed(seed)
+    return kanmeta.convert(build(seed, shape), **{**CONVERT, "dim_z": dim_z}, generator=generator)
+
+
+def train(model: nn.Module, settings: Settings, data: Pixels, seed: int) -> None:
+    """Give either the same epochs on the same augmented images."""
+    optimize, augment = optimizer(model, settings), augmentation(data)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        for epoch in range(EPOCHS):
+            train_epoch(
+                model, data, optimize, epoch=epoch, epochs=EPOCHS, batch=BATCH, seed=seed,
+                augment=augment,
+            )  # fmt: skip
+
+
+def teacher(path: Path, data: Pixels, seed: int) -> nn.Module:
     """The network in ``path``, which is trained and written first if there is none."""
     model = build(seed, data.shape)
     if path.exists():
         model.load_state_dict(load_file(path))
         return model
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=1e-2)
-    augment = augmentation(data)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        for epoch in range(EPOCHS):
-            train_epoch(
-                model, data, optimizer, epoch=epoch, epochs=EPOCHS, batch=BATCH, seed=seed,
-                augment=augment,
-            )  # fmt: skip
+    train(model, KAN, data, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(model.state_dict(), path)
     return model
@@ -69,51 +90,67 @@ def run(args: argparse.Namespace) -> None:
     """One seed."""
     images = load_images("cifar-10", (args.data_root,) if args.data_root else (), args.download)
     data = Pixels.of(images, limit=args.limit)
-    begin = time.perf_counter()
-    path = args.out / "runs" / "distill" / f"cifar-10-kanconv-s{args.seed}.safetensors"
-    teacher = trained(path, data, args.seed)
+    label = f"cifar-10-kanconv-s{args.seed}"
+    path = args.out / "runs" / "distill" / f"{label}.safetensors"
+    source = teacher(path, data, args.seed)
     pool = data.inputs(slice(0, data.train))
-
-    def distill(student: nn.Module, **options: Any) -> kanmeta.DistillReport:
-        generator = torch.Generator().manual_seed(args.seed)
-        return kanmeta.distill(
-            student, teacher, data=pool, batch_size=BATCH, generator=generator, **options
-        )
-
-    student = kanmeta.convert(
-        build(args.seed, data.shape), **CONVERT, generator=torch.Generator().manual_seed(args.seed)
-    )
-    report = distill(student, fit_steps=FIT_STEPS, layer_steps=LAYER_STEPS, steps=0)
-    small = copy.deepcopy(student)
-    distill(small, from_student=True, prompt_bits=BITS, steps=STEPS)
-    to = path.with_name(f"cifar-10-kanconv-s{args.seed}-compact.safetensors")
-    kanmeta.save(small, to, prompt_bits=4, dtype=torch.float16)
-    fresh = kanmeta.load(build(args.seed, data.shape), to)
-    size, reached = to.stat().st_size, accuracy(fresh, data)
-    file = {"bits": BITS, "tuned_bytes": size, "tuned_accuracy": reached}
-    result = {
+    folder = args.out / "results" / "distill"
+    common = {
         "dataset": "cifar-10",
         "network": "KANConv x 4",
         "data": images.fingerprint(),
         "images": data.train,
         "seed": args.seed,
-        "teacher": {"test_accuracy": accuracy(teacher, data), "bytes": path.stat().st_size},
+        "teacher": {"test_accuracy": accuracy(source, data), "bytes": path.stat().st_size},
         "widths": CHANNELS,
-        "test_accuracy": accuracy(student, data),
-        "report": report.as_dict(),
-        "dim_z": CONVERT["dim_z"],
-        "data_used": "training images",
-        "files": [file],
-        "kind": "distilled",
-        "seconds": round(time.perf_counter() - begin, 1),
         "code": code_state(),
         "versions": versions(),
         "hardware": hardware(torch.device("cpu")),
     }
-    folder = args.out / "results" / "distill"
-    write_json(folder / f"cifar-10-kanconv-s{args.seed}.json", result)
+
+    def distil(student: nn.Module, towards: nn.Module, **options: Any) -> kanmeta.DistillReport:
+        options = {"data": pool, "batch_size": BATCH, **options}
+        generator = torch.Generator().manual_seed(args.seed)
+        return kanmeta.distill(student, towards, generator=generator, **options)
+
+    def stored(model: nn.Module) -> dict[str, Any]:
+        small = copy.deepcopy(model)
+        distil(small, model, from_student=True, prompt_bits=BITS, steps=STEPS)
+        to = path.with_name(f"{label}-compact.safetensors")
+        kanmeta.save(small, to, prompt_bits=4, dtype=torch.float16)
+        fresh = kanmeta.load(build(args.seed, data.shape), to)
+        size, reached = to.stat().st_size, accuracy(fresh, data)
+        return {"bits": BITS, "tuned_bytes": size, "tuned_accuracy": reached}
+
+    def record(name: str, make: Callable[[], tuple[nn.Module, dict[str, Any]]]) -> None:
+        file = folder / f"{label.replace('-s', f'-{name}-s')}.json"
+        if file.exists():
+            return
+        begin = time.perf_counter()
+        model, row = make()
+        row["test_accuracy"] = accuracy(model, data)
+        row["files"] = [stored(model)] if row["dim_z"] == 1 else []
+        row["seconds"] = round(time.perf_counter() - begin, 1)
+        write_json(file, common | row)
+        print(f"{file.stem}: {common['teacher']} {row['test_accuracy']} {row['files']}")
+
+    def from_scratch() -> tuple[nn.Module, dict[str, Any]]:
+        model = converted(args.seed, data.shape)
+        train(model, FROM_SCRATCH, data, args.seed)
+        return model, {"kind": "from scratch", "dim_z": 1, "data_used": "all, with labels"}
+
+    def distilled(dim_z: int, what: str) -> tuple[nn.Module, dict[str, Any]]:
+        model = converted(args.seed, data.shape, dim_z)
+        options = {"data": what} if what == "normal" else {"steps": STEPS}
+        report = distil(model, source, fit_steps=FIT_STEPS, layer_steps=LAYER_STEPS, **options)
+        row = {"kind": "distilled", "dim_z": dim_z, "data_used": what}
+        return model, row | {"report": report.as_dict()}
+
+    record("scratch", from_scratch)
+    for dim_z, what in RUNS:
+        name = f"z{dim_z}-{what.split()[0]}"
+        record(name, lambda dim_z=dim_z, what=what: distilled(dim_z, what))  # type: ignore[misc]
     refresh(folder)
-    print(result["teacher"], result["test_accuracy"], file)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
