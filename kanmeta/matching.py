@@ -19,7 +19,7 @@ __all__ = ["Loss", "evaluating", "layer_errors", "match_layers", "match_outputs"
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(student's output, teacher's output) -> a number."""
 
-LAYER_RATES, OUTPUT_RATES, FEW_BIT_RATES = (3e-3, 1e-3), (1e-3, 1e-3), (3e-3, 3e-4)
+LAYER_RATES, OUTPUT_RATES, FEW_BIT_RATES = (3e-3, 1e-3), (1e-3, 1e-3), (1e-3, 3e-4)
 """Adam's rates of prompts and of meta-learners. Larger ones make outputs worse first."""
 
 _WARM_UP = 50  # steps: Adam's first ones are too long, and the start is good

@@ -1,0 +1,120 @@
+"""What distilling is to reach, beside what the result files say: the table of docs/distilling.md.
+
+python -m recipes.distill_aims           # rewrites the table between the markers
+python -m recipes.distill_aims --check   # exit status 1 if it is not what the result files give
+"""
+
+import argparse
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recipes.readme_tables import markdown
+from recipes.records import REPOSITORY
+from recipes.report import replace_section
+from recipes.results import Result, load
+
+__all__ = ["AIMS", "Aim", "main", "table"]
+
+Point = tuple[float, float | None]
+"""Points of accuracy lost, and how many times smaller the file is, if the aim is about files."""
+
+
+@dataclass(frozen=True)
+class Aim:
+    """At most so many points of test accuracy lost, in a file so many times smaller.
+
+    Attributes:
+        what: for people.
+        where: fields of the results that it is about.
+        lost: from the teacher; of files from the better of teacher and model before rounding.
+        smaller: times, than the float32 file of the unconverted network; None: no matter.
+    """
+
+    what: str
+    where: Mapping[str, Any]
+    lost: float
+    smaller: float | None = None
+
+    def reached(self, result: Result) -> Point | None:
+        """What a result has; of the files that are small enough the largest, tuned if it was."""
+        known = {"grid": 5, "network": "", **result}
+        if any(known[field] != value for field, value in self.where.items()):
+            return None
+        teacher, model = result["teacher"]["test_accuracy"], result["test_accuracy"]
+        if self.smaller is None:
+            return teacher - model, None
+        best, before, files = max(teacher, model), result["teacher"]["bytes"], []
+        for file in result["files"]:
+            tuned = "tuned_" if "tuned_bytes" in file else ""
+            lost = best - file[f"{tuned}{'accuracy' if tuned else 'test_accuracy'}"]
+            files.append((lost, before / file[f"{tuned}bytes"]))
+        enough = [f for f in files if f[1] >= self.smaller]
+        return min(enough, key=lambda f: f[1], default=None)
+
+
+def _distilled(dim_z: int, data: str, **where: Any) -> dict[str, Any]:
+    plain = {"kind": "distilled", "dim_z": dim_z, "data_used": data, "grid": 5, "network": ""}
+    return {**plain, **where}
+
+
+SCRATCH = {"kind": "from scratch", "dim_z": 1, "network": ""}
+CONV = {"network": "KANConv x 4"}
+AIMS = (
+    Aim('no data (`"normal"`), `dim_z=4`', _distilled(4, "normal"), 0.5),
+    Aim("100 batches, `dim_z=2`", _distilled(2, "100 batches"), 0.2),
+    Aim("100 batches, `dim_z=1`", _distilled(1, "100 batches"), 1.0),
+    Aim("two epochs, `dim_z=1`", _distilled(1, "2 epochs"), 0.3),
+    Aim("G = 5, 70 times smaller", {**SCRATCH, "grid": 5}, 0.1, 70.0),
+    Aim("G = 5, 90 times smaller", {**SCRATCH, "grid": 5}, 0.5, 90.0),
+    Aim("G = 10, 110 times smaller", {**SCRATCH, "grid": 10}, 0.2, 110.0),
+    Aim('KANConv, no data (`"normal"`), `dim_z=4`', _distilled(4, "normal", **CONV), 0.5),
+    Aim("KANConv, its images, `dim_z=2`", _distilled(2, "training images", **CONV), 0.2),
+    Aim("KANConv, its images, `dim_z=1`", _distilled(1, "training images", **CONV), 1.0),
+    Aim("KANConv, 70 times smaller", {**SCRATCH, **CONV}, 0.5, 70.0),
+)
+
+
+def table(found: Sequence[Result]) -> str:
+    """A Markdown table: a row for each aim, all seeds in it."""
+    rows = []
+    for aim in AIMS:
+        points = [p for p in map(aim.reached, sorted(found, key=lambda r: r["seed"])) if p]
+        lost = [round(p[0], 2) for p in points]
+        texts = [f"{p[0]:.2f}" + (f" at {p[1]:.1f}x" if p[1] else "") for p in points]
+        rows.append((aim.what, f"{aim.lost:g}", ", ".join(texts), *_verdict(lost, aim.lost)))
+    header = ("what", "at most lost", "lost at seeds 0, 1, ...", "mean", "")
+    return markdown(header, rows)
+
+
+def _verdict(lost: Sequence[float], most: float) -> tuple[str, str]:
+    if not lost:
+        return "", "not run"
+    missed = sum(value > most for value in lost)
+    verdict = "met" if not missed else f"**missed** by {missed} of {len(lost)}"
+    return f"{statistics.fmean(lost):.2f}", verdict
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.distill_aims",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--check", action="store_true", help="change nothing, only compare")
+    parser.add_argument("--page", type=Path, default=REPOSITORY / "docs" / "distilling.md")
+    parser.add_argument("--results", type=Path, default=REPOSITORY / "results" / "distill")
+    args = parser.parse_args(argv)
+    old = args.page.read_text()
+    text = replace_section(old, "aims", table(load(args.results)))
+    if args.check and text != old:
+        raise SystemExit(f"{args.page} is stale: run python -m recipes.distill_aims")
+    if not args.check:
+        args.page.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
