@@ -32,7 +32,7 @@ from recipes.training import Pixels, accuracy, one_thread
 
 __all__ = ["main"]
 
-BITS = (16.0, 8.0, 4.33, 4.17, 4.0, 3.33, 3.0, 2.0)
+BITS = (16.0, 8.0, 4.33, 4.17, 4.0, 3.47, 3.33, 3.0, 2.0)
 RUNS = ("none", "normal", "100 batches", "2 epochs")
 WHOLE = (16, 8, 4, 3, 2)  # widths of files
 BLIND = ("none", "normal")  # without data: not worth files
