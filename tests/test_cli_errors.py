@@ -149,8 +149,8 @@ def test_data_that_cannot_be_inputs(tmp_path: Path) -> None:
     assert "expected one of" in run(*common, "--bits", "5", code=1)
     assert "or 'layer'" in run(*common, "--clusters", "many", code=1)
     assert "is not a regular file" in run("convert", TARGET, tmp_path, "--force", code=1)
-    assert "there is no folder" in run("convert", TARGET, tmp_path / "a" / "b.st", code=1)
-    (tmp_path / "a").mkdir()  # make it first
+    assert "; make it first" in run("convert", TARGET, tmp_path / "a" / "b.st", code=1)
+    (tmp_path / "a").mkdir()
     run("convert", TARGET, tmp_path / "a" / "b.st", code=0)
 
 

@@ -183,7 +183,7 @@ def test_optimisers_that_cannot_follow_are_refused_before_anything_happens(kind:
     model = FastKAN(SIZES)
     optimizer = kind(model.parameters())
     with (
-        pytest.raises(errors.PlanError, match=r"kanmeta\.param_groups\(model, lr=") as raised,
+        pytest.raises(errors.PlanError, match="make a new optimiser afterwards") as raised,
         kanmeta.carry_optimizer(optimizer, model),
     ):
         pytest.fail("the block must not run")
