@@ -60,6 +60,9 @@ def test_usage_has_its_own_exit_code() -> None:
     run("inspect", TARGET, "--dim", "2", code=2)
     run("nothing", code=2)
     run("convert", TARGET, code=2)
+    trained = ("distill", TARGET, "out.safetensors", "--weights", "in.safetensors")
+    for name in ("--steps", "--layer-steps", "--fit-steps"):
+        assert "-1 is not in the range x>=0" in run(*trained, name, "-1", code=2)
 
 
 def test_errors_as_json() -> None:

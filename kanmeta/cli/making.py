@@ -31,6 +31,8 @@ from kanmeta.prompt_bits import check_bits
 
 __all__ = ["convert", "distill", "materialize"]
 
+COUNT = click.IntRange(min=0)
+
 
 @click.command()
 @with_options(*MODEL, click.argument("out", type=FILE), *WEIGHTS, *CONVERSION, *STORED)
@@ -67,9 +69,9 @@ def convert(
 @click.option("--data", type=FILE, help="Unlabelled inputs: .npy, .npz or .safetensors.")
 @click.option("--key", help="Name of the array in --data.")
 @click.option("--loss", type=click.Choice(["kl", "mse"]), help="Of the outputs.")
-@click.option("--steps", default=1000, show_default=True, help="Of matching outputs.")
-@click.option("--layer-steps", default=300, show_default=True, help="Of matching layers.")
-@click.option("--fit-steps", default=600, show_default=True, help="Of fitting coefficients.")
+@click.option("--steps", type=COUNT, default=1000, show_default=True, help="Of matching outputs.")
+@click.option("--layer-steps", type=COUNT, default=300, show_default=True, help="Of matching layers.")
+@click.option("--fit-steps", type=COUNT, default=600, show_default=True, help="Of fitting coefficients.")
 @with_options(*CONVERSION, *STORED)
 @verb
 def distill(
