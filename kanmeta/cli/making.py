@@ -70,8 +70,12 @@ def convert(
 @click.option("--key", help="Name of the array in --data.")
 @click.option("--loss", type=click.Choice(["kl", "mse"]), help="Of the outputs.")
 @click.option("--steps", type=COUNT, default=1000, show_default=True, help="Of matching outputs.")
-@click.option("--layer-steps", type=COUNT, default=300, show_default=True, help="Of matching layers.")
-@click.option("--fit-steps", type=COUNT, default=600, show_default=True, help="Of fitting coefficients.")
+@click.option(
+    "--layer-steps", type=COUNT, default=300, show_default=True, help="Of matching layers."
+)
+@click.option(
+    "--fit-steps", type=COUNT, default=600, show_default=True, help="Of fitting coefficients."
+)
 @with_options(*CONVERSION, *STORED)
 @verb
 def distill(
