@@ -108,9 +108,8 @@ class _Part:
         self.optimizer = optimizer
         self.trained = {p for group in optimizer.param_groups for p in group["params"]}
         self.others: list[_Part] = []
-        # torch has one since 2.9; those of others before and since have its name.
-        torchs = isinstance(optimizer, getattr(torch.optim, "Muon", ()))
-        self.matrices_only = torchs or type(optimizer).__name__ == "Muon"
+        # By name, and what is made of it: torch has one since 2.9, others had theirs before.
+        self.matrices_only = any(c.__name__ == "Muon" for c in type(optimizer).__mro__)
 
     def takes(self, name: str, p: nn.Parameter) -> bool:
         """Whether it can train the new Parameter ``name``."""
