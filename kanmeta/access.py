@@ -98,6 +98,10 @@ def coefficients(model: nn.Module) -> dict[str, Tensor]:
 
     Gradients flow to prompts and meta-learners unless grad mode is off, so penalties on
     coefficients can be written with it.
+
+    Raises:
+        NothingToConvertError: no layer is converted.
+        ExecutionError: the model is sharded, and a layer's prompts are not gathered now.
     """
     return {name: binding.coefficients() for name, binding in converted_layers(model).items()}
 
@@ -134,6 +138,10 @@ def param_groups(
     Returns:
         Groups named ``"prompts"``, ``"meta_learners"`` and ``"other"`` under the key ``"name"``;
         each Parameter that requires a gradient is in exactly one; empty groups are left out.
+
+    Raises:
+        NothingToConvertError: no layer is converted.
+        SharingError: a meta-learner in use is not part of ``model``.
     """
     layers = complete_layers(model).values()
     z = {binding.prompts for binding in layers}

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from kanmeta import archive, restore
+from kanmeta import archive, restore, writable
 from kanmeta import header as headers
 from kanmeta.adapter import Adapter
 from kanmeta.atomic import replacing
@@ -155,12 +155,12 @@ def load(
                 tensors = {name: file.get_tensor(name) for name in shapes if name not in skipped}
         tensors |= {alias: tensors[name] for alias, name in aliases.items() if name in tensors}
         ready = restore.installations(header, found, tensors)
-        restore.check_types(model, tensors)
+        writable.check_types(model, tensors)
     attributes = restore.attributes(header, found, tensors)
     with _named(path), ExitStack() as undo:
         undo.callback(install(ready))
         undo.callback(install_containers(model, header["frozen"]))
-        restore.check_memory(model, tensors)
+        writable.check_memory(model, tensors)
         undo.callback(put_back, restore.containers_tensors(model, header))
         undo.callback(restore_containers(model, header["containers"]))
         for layer, name, value in attributes:

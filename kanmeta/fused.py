@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from kanmeta import blocks, closed, gpu
+from kanmeta.asked import Asked, Described, Weights, marked, wanted_sources
 from kanmeta.blocks import Tensors
-from kanmeta.closed import Described
 from kanmeta.families import Family
 from kanmeta.formulas import (
     Each,
@@ -63,7 +63,7 @@ def apply(layer: Layer, arguments: Tensors, sources: Sources) -> Tensor:
     """
     parameters = parameters_of(layer.functions.each)
     counts = len(arguments), len(parameters)
-    y = _Fused.apply(layer, counts, *arguments, *parameters, *closed.marked(sources))
+    y = _Fused.apply(layer, counts, *arguments, *parameters, *marked(sources))
     assert isinstance(y, Tensor)
     return y
 
@@ -97,7 +97,7 @@ class _Fused(torch.autograd.Function):
         counts, needed = ctx.counts, ctx.needs_input_grad[2:]
         saved = ctx.saved_tensors  # to be read once: checkpointing makes them anew
         arguments, parameters, sources = split(counts, saved)
-        learned = closed.wanted_sources(sources, needed[sum(counts) :])
+        learned = wanted_sources(sources, needed[sum(counts) :])
         wanted = needed[: counts[0]], needed[counts[0] : sum(counts)], learned
         layer = ctx.layer.bound(parameters)
         if torch.is_grad_enabled() or blocks.is_batched(gy):  # for derivatives of the derivative
@@ -119,8 +119,8 @@ def _differentiable(
         known = layer.functions, layer.generate, layer.scratch
         return differentiable(partial(_plain, layer.input_major), *known, inputs, gy, wanted)
     form = Form(arguments, {(j, 0): None for j in range(len(arguments))}, gy)
-    asked = closed.Asked(wanted[0], wanted[2])
-    found = closed.gradients(layer, form, closed.Weights(sources), asked)
+    asked = Asked(wanted[0], wanted[2])
+    found = closed.gradients(layer, form, Weights(sources), asked)
     return [*found.arguments, *found.weights]
 
 

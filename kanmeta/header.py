@@ -175,7 +175,7 @@ def _conversion(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
 def _entries(path: Path, text: bytes) -> tuple[dict[str, tuple[int, ...]], dict[str, str], int]:
     """Shapes, metadata and end of the data from the JSON text of a safetensors header."""
     try:
-        entries = json.loads(text)
+        entries = json.loads(text.decode())  # of bytes, json would guess UTF-16 and UTF-32
         metadata = entries.pop("__metadata__", {})
         _expect(type(metadata) is dict and all(type(v) is str for v in metadata.values()), metadata)
         shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}

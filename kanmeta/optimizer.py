@@ -23,7 +23,8 @@ class CarriedOptimizer:
         reset: they are new and start without state.
         dropped: they are gone, and their state with them.
         left_out: they are new and this optimiser does not train them, because it did not train
-            those that they stand for either, or because it is Muon.
+            those that they stand for either, because another optimiser that is carried at the
+            same time does, or because it is Muon.
     """
 
     kept: tuple[str, ...] = ()
@@ -57,8 +58,12 @@ def carry_optimizer(
     they stand for: its learning rate and all other options hold for them. There are as many
     groups as before, so that a learning rate scheduler goes on.
 
-    Muon trains matrices only, so prompts and meta-learners are left to another optimiser, and a
-    warning says so. An optimiser that is carried as well may have them already.
+    Optimisers that share a model are carried at the same time, ``with carry_optimizer(a, model),
+    carry_optimizer(b, model):``. Each new Parameter then goes to one of them: where they had
+    split the tensors of a layer, to the one that trained the first of those that are gone.
+
+    Muon trains matrices only, so prompts and meta-learners are left to another optimiser that is
+    carried, and a warning names those that none takes.
 
     Args:
         optimizer: changed in place when the block ends, also if it ends by an error.
@@ -77,38 +82,70 @@ def carry_optimizer(
             "change; make a new optimiser afterwards: kanmeta.param_groups(model, lr=...)"
         )
     before = dict(model.named_parameters())
-    carried = CarriedOptimizer()
+    own, carried = _Part(optimizer), CarriedOptimizer()
+    for other in _carried_now:
+        other.others.append(own)
+    own.others.extend(_carried_now)
+    _carried_now.append(own)
     try:
         yield carried
     finally:
-        _follow(optimizer, before, dict(model.named_parameters()), carried)
+        _carried_now.remove(own)
+        _follow(own, before, dict(model.named_parameters()), carried)
+        own.others.clear()  # a cycle would keep the old Parameters alive
+
+
+class _Part:
+    """An optimiser that is carried, and those that are at the same time.
+
+    Attributes:
+        optimizer: it.
+        trained: by it, when the block began.
+        others: which tell by what they trained whether they are of the same model.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+        self.trained = {p for group in optimizer.param_groups for p in group["params"]}
+        self.others: list[_Part] = []
+        # By name, and what is made of it: torch has one since 2.9, others had theirs before.
+        self.matrices_only = any(c.__name__ == "Muon" for c in type(optimizer).__mro__)
+
+    def takes(self, name: str, p: nn.Parameter) -> bool:
+        """Whether it can train the new Parameter ``name``."""
+        return not self.matrices_only or (p.ndim == 2 and ".meta_learner." not in f".{name}")
+
+
+_carried_now: list[_Part] = []
 
 
 def _follow(
-    optimizer: torch.optim.Optimizer,
+    own: _Part,
     before: dict[str, nn.Parameter],
     after: dict[str, nn.Parameter],
     carried: CarriedOptimizer,
 ) -> None:
     """Change the groups and say in ``carried`` what was done."""
+    optimizer = own.optimizer
     group_of = {p: i for i, group in enumerate(optimizer.param_groups) for p in group["params"]}
     old, present = set(before.values()), set(after.values())
     gone = {name: p for name, p in before.items() if p not in present}
     trained = [name for name, p in before.items() if p in group_of]
     joining: dict[int, list[str]] = {}
     reset, left_out, refused = [], [], list[str]()
-    matrices_only = type(optimizer).__name__ == "Muon"  # torch's, since 2.9, or somebody else's
     for name, p in after.items():
         if p in old or not p.requires_grad:
             continue
-        source = _stands_for(name, [*gone], trained)
-        if source is None:
-            left_out.append(name)
-        elif matrices_only and (p.ndim != 2 or ".meta_learner." in f".{name}"):
-            refused.append(name)
-        else:
+        takers = [part for part in (own, *own.others) if part.takes(name, p)]
+        taken = [n for n, q in gone.items() if any(q in part.trained for part in takers)]
+        source = _stands_for(name, [*gone], taken)
+        if source is not None and own in takers and gone[source] in group_of:
             joining.setdefault(group_of[gone[source]], []).append(name)
             reset.append(name)
+        elif source is None and _stands_for(name, [*gone], trained) is not None:
+            refused.append(name)
+        else:
+            left_out.append(name)
     lost = set(gone.values())
     for i, group in enumerate(optimizer.param_groups):
         new, stays = joining.get(i, []), [p not in lost for p in group["params"]]

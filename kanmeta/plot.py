@@ -3,7 +3,6 @@
 Needs matplotlib (the extra ``plot``), and no display.
 """
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,12 +12,12 @@ from torch import nn
 
 from kanmeta.access import prompts as prompts_of
 from kanmeta.errors import PlanError
+from kanmeta.plot_axes import annotate, label, quiet
 from kanmeta.plot_data import coefficients_of, edges_of, known, layer_named, stacked
 from kanmeta.surgery import bindings
 from kanmeta.univariate import Edge, curves
 
 try:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 except ModuleNotFoundError as error:
@@ -32,7 +31,6 @@ __all__ = ["compression", "functions", "prompts", "similarity"]
 _AFTER, _BEFORE = "#1f5fa8", "#b0b0b0"
 _COLUMNS = 4
 _CURVES = 12  # panels that can still be read on a page
-_NAMED = 24  # edges whose names fit beside it
 
 
 def functions(
@@ -91,7 +89,7 @@ def functions(
         axis.plot(x, found.y[number], color=_AFTER, linewidth=1.5, label="after")
         output, source = chosen[number]
         axis.set_title(f"in {source} → out {output}", fontsize="small")
-        _quiet(axis)
+        quiet(axis)
         axis.tick_params(labelbottom=number + columns >= len(chosen))
     if grey is not None:
         handles, labels = figure.axes[0].get_legend_handles_labels()
@@ -137,7 +135,7 @@ def similarity(
         image = axis.imshow(
             (unit @ unit.T).numpy(), cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest"
         )
-        _label(axis, names, cuts)
+        label(axis, names, cuts)
         if before is not None:
             axis.set_title(title, fontsize="medium")
     assert image is not None
@@ -177,7 +175,7 @@ def prompts(model: nn.Module, *, layers: Sequence[str] | None = None) -> Figure:
     figure = Figure(figsize=(5.6, 4.6), layout="constrained")
     axis = figure.subplots()
     image = axis.imshow(torch.cdist(z, z).numpy(), cmap="magma", vmin=0, interpolation="nearest")
-    _label(axis, labels, cuts, line="white")
+    label(axis, labels, cuts, line="white")
     figure.colorbar(image, ax=axis, shrink=0.8, label="distance of prompts")
     return figure
 
@@ -222,42 +220,6 @@ def compression(records: Iterable[Mapping[str, Any]]) -> Figure:
     axis.grid(color="0.92")
     if [*series] != [""]:
         axis.legend(frameon=False, fontsize="small")
-    _quiet(axis)
-    _annotate(axis, labels)
+    quiet(axis)
+    annotate(axis, labels)
     return figure
-
-
-def _annotate(axis: Axes, labels: Sequence[tuple[str, tuple[float, float], Any]]) -> None:
-    """Write labels below their points, but those that would cover another one."""
-    figure = axis.get_figure(root=True)
-    assert figure is not None
-    figure.draw_without_rendering()  # only then it is known where points are
-    taken: list[tuple[float, float]] = []
-    for text, at, color in labels:
-        x, y = axis.transData.transform(at)
-        if any(abs(x - a) < 40 and abs(y - b) < 11 for a, b in taken):
-            continue
-        taken.append((x, y))
-        axis.annotate(
-            text, at, (4, -11), textcoords="offset points", fontsize="x-small", color=color
-        )
-
-
-def _label(axis: Axes, names: Sequence[str], cuts: Sequence[int], line: str = "black") -> None:
-    for cut in cuts:
-        axis.axhline(cut - 0.5, color=line, linewidth=0.8)
-        axis.axvline(cut - 0.5, color=line, linewidth=0.8)
-    if len(names) <= _NAMED:
-        axis.set_xticks(range(len(names)), names, rotation=90, fontsize="xx-small")
-        axis.set_yticks(range(len(names)), names, fontsize="xx-small")
-        return
-    bounds = [0, *cuts, len(names)]
-    firsts = [names[start].partition(" ")[0] for start in bounds[:-1]]
-    middles = [(a + b - 1) / 2 for a, b in itertools.pairwise(bounds)]
-    axis.set_xticks(middles, firsts, fontsize="x-small")
-    axis.set_yticks(middles, firsts, fontsize="x-small", rotation=90, va="center")
-
-
-def _quiet(axis: Axes) -> None:
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.tick_params(labelsize="x-small")

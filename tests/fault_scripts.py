@@ -118,6 +118,7 @@ def read_only(folder: Path) -> None:
         )
         assert done.returncode == 1
         assert done.stderr.startswith(f"error: no file can be made in {folder} (Read-only file")
+        assert "give another place" in done.stderr
     with tempfile.TemporaryDirectory() as other:  # the advice
         subprocess.run([*command, f"{other}/new"], check=True)
 

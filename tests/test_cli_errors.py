@@ -60,6 +60,9 @@ def test_usage_has_its_own_exit_code() -> None:
     run("inspect", TARGET, "--dim", "2", code=2)
     run("nothing", code=2)
     run("convert", TARGET, code=2)
+    trained = ("distill", TARGET, "out.safetensors", "--weights", "in.safetensors")
+    for name in ("--steps", "--layer-steps", "--fit-steps"):
+        assert "-1 is not in the range x>=0" in run(*trained, name, "-1", code=2)
 
 
 def test_errors_as_json() -> None:
@@ -149,8 +152,8 @@ def test_data_that_cannot_be_inputs(tmp_path: Path) -> None:
     assert "expected one of" in run(*common, "--bits", "5", code=1)
     assert "or 'layer'" in run(*common, "--clusters", "many", code=1)
     assert "is not a regular file" in run("convert", TARGET, tmp_path, "--force", code=1)
-    assert "there is no folder" in run("convert", TARGET, tmp_path / "a" / "b.st", code=1)
-    (tmp_path / "a").mkdir()  # make it first
+    assert "; make it first" in run("convert", TARGET, tmp_path / "a" / "b.st", code=1)
+    (tmp_path / "a").mkdir()
     run("convert", TARGET, tmp_path / "a" / "b.st", code=0)
 
 

@@ -138,7 +138,7 @@ def test_many_second_derivatives_at_once_say_what_to_do() -> None:
         assert isinstance(found, Tensor)
         return found
 
-    with pytest.raises(ExecutionError, match=r"set_execution\(model, 'materialize'\)") as error:
+    with pytest.raises(ExecutionError, match="or ask for one gradient at a time") as error:
         hessian()
     assert "is_grads_batched" in str(error.value)
     streamed = torch.autograd.functional.hessian(lambda x: model(x).square().sum(), x)

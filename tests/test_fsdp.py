@@ -87,10 +87,12 @@ def gradients_are_those_of_one_process(rank: int, folder: str) -> None:
 def what_cannot_work_says_so(rank: int, folder: str) -> None:
     for options in ({}, {"reshard_after_forward": False}):
         model = shard_one_by_one(built(), **options)
-        with pytest.raises(errors.ExecutionError, match=r"kanmeta\.fully_shard\(model, parts\)"):
+        with pytest.raises(
+            errors.ExecutionError, match=r"Shard with kanmeta\.fully_shard\(model, p"
+        ):
             model(data(rank))
     model = shard_parts(built())
-    with pytest.raises(errors.ExecutionError, match=r"kanmeta\.save\(model, path\)"):
+    with pytest.raises(errors.ExecutionError, match="Call the whole model, whose forward"):
         kanmeta.coefficients(model)
     with pytest.raises(errors.ExecutionError, match="sharded"):
         kanmeta.materialize(model)
@@ -162,7 +164,7 @@ def test_two_processes_train_save_and_load(tmp_path: Path) -> None:
 def test_parts_that_are_none(tmp_path: Path) -> None:
     model = built()
     for part in (model, nn.Linear(2, 2)):
-        with pytest.raises(errors.PlanError, match="not a module below the model"):
+        with pytest.raises(errors.PlanError, match=r"some of its layers or blocks, such as \[\*"):
             kanmeta.fully_shard(model, [part])
     with pytest.raises(errors.NothingToConvertError):
         kanmeta.fully_shard(kan(*WIDTHS), [])

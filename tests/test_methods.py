@@ -113,10 +113,12 @@ class KANLinear(efficient_kan.KANLinear):
 
     def update_grid(self, x: Tensor, margin: float = 0.01) -> None:
         self.grid.copy_(self.grid + 1)
-        self.spline_weight.data = self.spline_weight * x.mean() / 0.0
+        self.spline_weight.data = self.spline_weight * x.mean() / (x.max() - x.min())
 
 
-@pytest.mark.parametrize(("value", "text"), [(1.0, "do not determine"), (torch.nan, "diverged")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(1.0, "pass more of them, such that differ"), (torch.nan, "diverged")]
+)
 def test_a_grid_update_that_fails_changes_nothing(value: float, text: str) -> None:
     layer = KANLinear(20, 30)
     kanmeta.convert(layer)
@@ -125,6 +127,8 @@ def test_a_grid_update_that_fails_changes_nothing(value: float, text: str) -> No
         layer.update_grid(torch.full((50, 20), value))
     for name, tensor in layer.state_dict().items():
         assert torch.equal(tensor, state[name])
+    layer.update_grid(torch.rand(50, 20))  # the advice
+    assert torch.equal(layer.grid, state["grid"] + 1)
 
 
 def test_the_bug_of_efficient_kans_update_with_a_scaler_is_not_copied() -> None:

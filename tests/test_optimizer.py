@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import kanmeta
 from kanmeta import errors
+from recipes.reference.efficient_kan import KAN
 from recipes.reference.fast_kan import FastKAN
 
 SIZES = [6, 30, 4]
@@ -182,7 +183,7 @@ def test_optimisers_that_cannot_follow_are_refused_before_anything_happens(kind:
     model = FastKAN(SIZES)
     optimizer = kind(model.parameters())
     with (
-        pytest.raises(errors.PlanError, match=r"kanmeta\.param_groups\(model, lr=") as raised,
+        pytest.raises(errors.PlanError, match="make a new optimiser afterwards") as raised,
         kanmeta.carry_optimizer(optimizer, model),
     ):
         pytest.fail("the block must not run")
@@ -221,3 +222,75 @@ def test_muon_trains_on_what_it_can_and_says_what_another_optimiser_has_to_train
     with kanmeta.carry_optimizer(others, model) as carried:
         kanmeta.materialize(model)
     step(model, muon, others)
+
+
+class Named(torch.optim.SGD):
+    """Somebody else's Muon."""
+
+
+Named.__name__ = "Muon"
+
+
+class Derived(getattr(torch.optim, "Muon", Named)):  # type: ignore[misc]
+    """Made of torch's."""
+
+
+def split(model: nn.Module, part: str) -> list[nn.Parameter]:
+    return [p for n, p in model.named_parameters() if part in n]
+
+
+def trained_once(model: nn.Module, *optimizers: torch.optim.Optimizer) -> None:
+    """Each Parameter that can be trained is in one group of one optimiser, nothing else is."""
+    held = [p for o in optimizers for g in o.param_groups for p in g["params"]]
+    assert sorted(map(id, held)) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_what_two_optimisers_had_split_is_trained_by_one_of_them(swapped: bool) -> None:
+    model = KAN(SIZES)
+    first = torch.optim.Adam(split(model, "base_weight"))  # the first tensor of a layer
+    second = torch.optim.SGD(split(model, "spline"), lr=0.1, momentum=0.9)
+    trained_once(model, first, second)
+    step(model, first, second)
+    outer, inner = (second, first) if swapped else (first, second)
+    with kanmeta.carry_optimizer(outer, model) as a, kanmeta.carry_optimizer(inner, model) as b:
+        convert(model)
+    trained_once(model, first, second)
+    of_first, of_second = (b, a) if swapped else (a, b)
+    assert {*of_first.reset} == {n for n, _ in model.named_parameters()}
+    assert of_second.reset == ()
+    assert of_second.left_out == of_first.reset
+    step(model, first, second)
+    with kanmeta.carry_optimizer(outer, model), kanmeta.carry_optimizer(inner, model):
+        kanmeta.materialize(model)
+    trained_once(model, first, second)
+    assert not second.param_groups[0]["params"]
+
+
+def test_a_meta_learner_of_layers_with_an_optimiser_each_is_trained_once() -> None:
+    model = KAN(SIZES)
+    one, two = (torch.optim.Adam(split(model, f"layers.{i}.")) for i in range(2))
+    with kanmeta.carry_optimizer(one, model), kanmeta.carry_optimizer(two, model) as carried:
+        convert(model)
+    trained_once(model, one, two)
+    assert carried.reset == ("layers.1.prompts",)
+    with kanmeta.carry_optimizer(one, model) as alone:  # the other one is none of its time
+        kanmeta.materialize(model)
+    assert {*alone.reset} == {n for n, _ in model.named_parameters() if "layers.0." in n}
+
+
+@pytest.mark.parametrize("kind", [Named, Derived])
+def test_muon_leaves_prompts_to_what_is_carried_with_it(kind: Any) -> None:
+    model = KAN(SIZES)
+    muon = kind(split(model, "base_weight"), lr=0.01)
+    adam = torch.optim.Adam(split(model, "spline"))
+    with kanmeta.carry_optimizer(muon, model) as carried, kanmeta.carry_optimizer(adam, model):
+        convert(model)
+    trained_once(model, adam)
+    assert {*carried.left_out} == {n for n, _ in model.named_parameters()}
+    model = KAN(SIZES)
+    muon = kind(split(model, "base_weight"), lr=0.01)
+    only = pytest.warns(UserWarning, match="trains matrices only")
+    with only, kanmeta.carry_optimizer(muon, model) as carried:  # alone
+        convert(model)
+    assert carried.reset == ()

@@ -142,6 +142,8 @@ def test_importing_adapters_under_another_name_says_which_is_right(tmp_path: Pat
     message = _run(sys.executable, "-c", code, cwd=tmp_path, pythonpath=ROOT)
     assert "imported as 'adapters'" in message
     assert "'kanmeta.adapters'" in message
+    assert "Install the project (pip install -e .) and import kanmeta" in message
+    _run(sys.executable, "-c", "import kanmeta", cwd=tmp_path)  # where that was done
 
 
 def test_tests_run_the_adapters_of_this_checkout() -> None:

@@ -1,5 +1,6 @@
 """Every public function has an example that runs, every error class a test that raises it."""
 
+import builtins
 import doctest
 import importlib
 import inspect
@@ -57,7 +58,12 @@ def test_the_docstring_of_a_public_function_says_what_goes_in_and_what_is_raised
     first = text.partition("\n")[0]
     assert first.endswith("."), "the first line is no sentence"
     lacking = [p for p in inspect.signature(function).parameters if f"{p}" not in text]
-    assert lacking == [] or "see :func:`convert`" in text, f"arguments not described: {lacking}"
+    elsewhere = "see :func:`convert`" in text
+    assert lacking == [] or elsewhere, f"arguments not described: {lacking}"
+    named = re.findall(r"^    (\w+(?:Error|Warning)): ", text.partition("Raises:")[2], re.MULTILINE)
+    assert named or elsewhere, "it does not say what is raised"
+    known = {*errors.__all__, *dir(builtins)}
+    assert {*named} <= known, "it names an error that is none"
 
 
 def test_a_layer_that_its_library_broke() -> None:

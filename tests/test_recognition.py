@@ -322,6 +322,27 @@ def test_a_renamed_copy_is_not_converted_but_suggested() -> None:
     assert model(torch.rand(2, 30)).shape == (2, 30)
 
 
+def test_a_layer_of_nobody_is_converted_by_an_adapter_of_its_own() -> None:
+    class Cosines(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.amplitude = nn.Parameter(torch.randn(30, 20, 6))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            basis = torch.cos(x[..., None] * torch.arange(6))
+            return torch.einsum("oik,nik->no", self.amplitude, basis)
+
+    with pytest.raises(errors.NothingToConvertError) as raised:
+        kanmeta.convert(Cosines())
+    advice = "For a layer class of your own, pass adapters=[kanmeta.Adapter(...)]"
+    assert advice in str(raised.value)
+    slots = (kanmeta.Slot("amplitude", "o i k"),)
+    mine = kanmeta.Adapter(name="cosines", class_names=("Cosines",), slots=slots)
+    layer = kanmeta.convert(Cosines(), adapters=[mine])
+    assert layer.prompts.shape == (30, 20, 1)
+    assert layer(torch.rand(2, 20)).std() > 0
+
+
 def test_a_renamed_copy_beside_known_layers_is_left_alone_with_a_warning() -> None:
     model = nn.Sequential(_without_scaler(30, 30), _renamed(30, 30))
     with pytest.warns(errors.SkippedLayerWarning, match="has the tensors of efficient-kan"):

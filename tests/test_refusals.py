@@ -43,11 +43,13 @@ def test_compiled_in_place_and_scripted_are_refused() -> None:
     model.compile()
     with pytest.raises(errors.WrappedModelError, match=r"\.compile\(\) was not called"):
         kanmeta.convert(model)
+    kanmeta.convert(kan(20, 30, 10)).compile()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit is deprecated
         scripted = torch.jit.trace(nn.Linear(2, 2), torch.rand(1, 2))
-    with pytest.raises(errors.WrappedModelError, match="TorchScript"):
+    with pytest.raises(errors.WrappedModelError, match="Convert the Python module"):
         kanmeta.convert(nn.Sequential(scripted, kan(20, 30)))
+    kanmeta.convert(nn.Sequential(nn.Linear(2, 2), kan(20, 30)))
 
 
 def test_ddp_is_refused_and_ddp_around_a_converted_model_trains(tmp_path) -> None:

@@ -1,36 +1,26 @@
-"""The commands: thin, so that each can be read in one go."""
+"""The commands, thin, so that each can be read in one go; ``making.py`` has those of new files."""
 
-import copy
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
-from rich.console import RenderableType
-from safetensors.torch import save_file
-from torch import Tensor, nn
 
 import kanmeta
-from kanmeta.atomic import replacing
 from kanmeta.cli import bench as benching
-from kanmeta.cli import compact, sizes, tensors
-from kanmeta.cli.inputs import read_inputs
+from kanmeta.cli import compact, making, sizes, tensors
 from kanmeta.cli.options import (
     CONVERSION,
     FILE,
     MODEL,
-    STORED,
     WEIGHTS,
     plan_arguments,
     settings_record,
     with_options,
 )
-from kanmeta.cli.output import Output, bytes_text, check_new, verb
-from kanmeta.cli.targets import CommandError, build, foreign, give_weights, is_file, read_tensors
-from kanmeta.codebook import BITS
+from kanmeta.cli.output import Output, verb
+from kanmeta.cli.targets import CommandError, is_file, read_tensors, seeded_model
 from kanmeta.errors import ForeignCheckpointError
-from kanmeta.prompt_bits import check_bits
 
 __all__ = ["app"]
 
@@ -73,101 +63,12 @@ def inspect(
             "a file does not tell parameters from buffers: all numbers are counted as trained",
         ]
     else:
-        model, kind = _model(target, arguments, weights, 0), "model"
+        model, kind = seeded_model(target, arguments, weights, 0), "model"
     planned = kanmeta.plan(model, **plan_arguments(conversion))
     record = sizes.plan_record(planned)
     record |= sizes.size_record(model, planned, bits)
     head = {"kind": kind, "target": target, "settings": settings_record(conversion)}
     return Output(head | record, sizes.plan_tables(record), [*notes, *planned.notes])
-
-
-@app.command()
-@with_options(*MODEL, click.argument("out", type=FILE), *WEIGHTS, *CONVERSION, *STORED)
-@verb
-def convert(
-    target: str,
-    arguments: str | None,
-    out: Path,
-    weights: Path | None,
-    seed: int,
-    bits: int | None,
-    dtype: str | None,
-    force: bool,
-    **conversion: Any,
-) -> Output:
-    """Convert a model, to be trained, into the file OUT.
-
-    What the weights had learnt is not kept, only their mean and spread and the tensors that stay:
-    'kanmeta distill' keeps it.
-    """
-    check_new(out, force)
-    check_bits(bits)
-    model = _model(target, arguments, weights, seed)
-    kanmeta.convert(
-        model, **plan_arguments(conversion), generator=torch.Generator().manual_seed(seed)
-    )
-    notes = [] if weights is None else [f"what {weights} had learnt is not kept: use distill"]
-    return _saved(model, out, bits, dtype, {}, notes)
-
-
-@app.command()
-@with_options(*MODEL, click.argument("out", type=FILE))
-@click.option("--weights", type=FILE, required=True, help="state_dict of the trained model.")
-@click.option("--data", type=FILE, help="Unlabelled inputs: .npy, .npz or .safetensors.")
-@click.option("--key", help="Name of the array in --data.")
-@click.option("--loss", type=click.Choice(["kl", "mse"]), help="Of the outputs.")
-@click.option("--steps", default=1000, show_default=True, help="Of matching outputs.")
-@click.option("--layer-steps", default=300, show_default=True, help="Of matching layers.")
-@click.option("--fit-steps", default=600, show_default=True, help="Of fitting coefficients.")
-@with_options(*CONVERSION, *STORED)
-@verb
-def distill(
-    target: str,
-    arguments: str | None,
-    out: Path,
-    weights: Path,
-    data: Path | None,
-    key: str | None,
-    loss: str | None,
-    steps: int,
-    layer_steps: int,
-    fit_steps: int,
-    seed: int,
-    bits: int | None,
-    dtype: str | None,
-    force: bool,
-    **conversion: Any,
-) -> Output:
-    """Convert a trained model into the file OUT.
-
-    What it has learnt is kept. With --data the outputs are matched on these inputs, which is much
-    better than the coefficients alone; with --bits below 16 as well, codes and codebooks are
-    trained.
-    """
-    check_new(out, force)
-    check_bits(bits)
-    inputs = None if data is None else read_inputs(data, key)
-    teacher = _model(target, arguments, weights, seed)
-    generator = torch.Generator().manual_seed(seed)
-    student = kanmeta.convert(
-        copy.deepcopy(teacher), **plan_arguments(conversion), generator=generator
-    )
-    few = bits if inputs is not None and bits in BITS else None
-    with foreign("running the model on --data"):
-        report = kanmeta.distill(
-            student,
-            teacher,
-            data=inputs,
-            loss=loss,
-            prompt_bits=few,
-            fit_steps=fit_steps,
-            layer_steps=layer_steps,
-            steps=steps,
-            generator=generator,
-        )
-    notes = [] if data is not None else ["without --data only coefficients are matched"]
-    extra = {"report": report.as_dict()}
-    return _saved(student, out, bits, dtype, extra, notes, sizes.distill_tables(report))
 
 
 @app.command()
@@ -177,31 +78,6 @@ def info(file: Path) -> Output:
     """Show the header of a compact file."""
     record = compact.info_record(file)
     return Output(record, compact.info_tables(record))
-
-
-@app.command()
-@click.argument("file", type=FILE)
-@click.argument("out", type=FILE)
-@click.option("--model", "target", required=True, help="module:function that makes the model.")
-@click.option("--args", "arguments", help="JSON list or object: arguments of the function.")
-@click.option("--force", is_flag=True, help="Replace OUT if it exists.")
-@verb
-def materialize(file: Path, out: Path, target: str, arguments: str | None, force: bool) -> Output:
-    """Turn a compact file into plain weights.
-
-    OUT is a safetensors file with the library's own state_dict.
-    """
-    check_new(out, force)
-    model = kanmeta.materialize(kanmeta.load(_model(target, arguments, None, 0), file))
-    state = model.state_dict()
-    odd = [name for name, value in state.items() if not isinstance(value, Tensor)]
-    if odd:
-        raise CommandError(f"the model's state_dict holds {', '.join(odd)}, which are no tensors")
-    with replacing(out) as partial:
-        save_file({n: t.detach().contiguous().clone() for n, t in state.items()}, partial)
-    before, after = file.stat().st_size, out.stat().st_size
-    text = f"{file}: {before:,} bytes -> {out}: {after:,} bytes, {len(state)} tensors"
-    return Output({"file": str(out), "file_bytes": after, "tensors": [*state]}, [text])
 
 
 @app.command()
@@ -227,7 +103,7 @@ def bench(
     In each mode of execution, on random inputs of the sizes --input.
     """
     sizes_of_inputs = [benching.shape_of(text) for text in shapes]
-    model = _model(target, arguments, weights, 0)
+    model = seeded_model(target, arguments, weights, 0)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -244,42 +120,6 @@ def bench(
     return Output({"target": target} | record, benching.bench_tables(record))
 
 
-def _model(target: str, arguments: str | None, weights: Path | None, seed: int) -> nn.Module:
-    if is_file(target):
-        raise CommandError(
-            f"{target} is a file; expected module:function, which makes the model. A file of "
-            "weights goes to --weights"
-        )
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        model = build(target, arguments)
-    if weights is not None:
-        give_weights(model, weights)
-    return model
-
-
-def _saved(
-    model: nn.Module,
-    out: Path,
-    bits: int | None,
-    dtype: str | None,
-    record: dict[str, Any],
-    notes: list[str],
-    shown: Sequence[RenderableType] = (),
-) -> Output:
-    kanmeta.save(
-        model, out, dtype=None if dtype is None else getattr(torch, dtype), prompt_bits=bits
-    )
-    summary = kanmeta.summary(model, prompt_bits=bits)
-    size = out.stat().st_size
-    before, after = summary.parameters_before, summary.parameters_after
-    record = {
-        "file": str(out),
-        "file_bytes": size,
-        "parameters": {"before": before, "after": after},
-    } | record
-    text = (
-        f"{out}: {size:,} bytes; parameters {before:,} -> {after:,}, with gradients and Adam "
-        f"{bytes_text(summary.bytes_before)} -> {bytes_text(summary.bytes_after)}"
-    )
-    return Output(record, [*shown, text], notes)
+app.add_command(making.convert)
+app.add_command(making.distill)
+app.add_command(making.materialize)

@@ -26,14 +26,26 @@ FILE = click.Path(path_type=Path)
 CONVERSION = (
     click.option("--dim-z", default=1, show_default=True, help="Numbers in a prompt."),
     click.option("--hidden", default=32, show_default=True, help="Width of the meta-learners."),
-    click.option("--activation", type=click.Choice([*ACTIVATIONS]), default="relu"),
+    click.option(
+        "--activation",
+        type=click.Choice([*ACTIVATIONS]),
+        default="relu",
+        show_default=True,
+        help="Of the meta-learners.",
+    ),
     click.option(
         "--clusters",
         default="1",
         show_default=True,
         help="Meta-learners per kind of layer, or 'layer' for one a layer.",
     ),
-    click.option("--edge", type=click.Choice(["tap", "pair"]), default="tap", show_default=True),
+    click.option(
+        "--edge",
+        type=click.Choice(["tap", "pair"]),
+        default="tap",
+        show_default=True,
+        help="In convolutions a prompt for each tap of the kernel, or for each pair of channels.",
+    ),
     click.option("--include", multiple=True, help="Only layers whose names match; repeatable."),
     click.option("--exclude", multiple=True, help="All layers but these; repeatable."),
     click.option("--drop-dead", is_flag=True, help="Take out numbers that have no effect."),

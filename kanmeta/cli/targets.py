@@ -19,7 +19,15 @@ from torch import Tensor, nn
 
 from kanmeta.errors import KanMetaError
 
-__all__ = ["CommandError", "build", "foreign", "give_weights", "is_file", "read_tensors"]
+__all__ = [
+    "CommandError",
+    "build",
+    "foreign",
+    "give_weights",
+    "is_file",
+    "read_tensors",
+    "seeded_model",
+]
 
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 _NESTED = ("state_dict", "model_state_dict", "model")
@@ -196,3 +204,22 @@ def give_weights(model: nn.Module, path: Path) -> None:
     tensors = read_tensors(path)
     with foreign(f"loading {path} into the model"):
         model.load_state_dict(tensors)
+
+
+def seeded_model(target: str, arguments: str | None, weights: Path | None, seed: int) -> nn.Module:
+    """Make the model of :func:`build` with first values of ``seed``, and give it ``weights``.
+
+    Raises:
+        CommandError: ``target`` is a file, or as of :func:`build` and :func:`give_weights`.
+    """
+    if is_file(target):
+        raise CommandError(
+            f"{target} is a file; expected module:function, which makes the model. A file of "
+            "weights goes to --weights"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = build(target, arguments)
+    if weights is not None:
+        give_weights(model, weights)
+    return model

@@ -1,0 +1,179 @@
+"""The commands that make a file: convert, distill, materialize."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from rich.console import RenderableType
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import kanmeta
+from kanmeta.atomic import replacing
+from kanmeta.cli import sizes
+from kanmeta.cli.inputs import read_inputs
+from kanmeta.cli.options import (
+    CONVERSION,
+    FILE,
+    MODEL,
+    STORED,
+    WEIGHTS,
+    plan_arguments,
+    with_options,
+)
+from kanmeta.cli.output import Output, bytes_text, check_new, verb
+from kanmeta.cli.targets import CommandError, foreign, seeded_model
+from kanmeta.codebook import BITS
+from kanmeta.prompt_bits import check_bits
+
+__all__ = ["convert", "distill", "materialize"]
+
+COUNT = click.IntRange(min=0)
+
+
+@click.command()
+@with_options(*MODEL, click.argument("out", type=FILE), *WEIGHTS, *CONVERSION, *STORED)
+@verb
+def convert(
+    target: str,
+    arguments: str | None,
+    out: Path,
+    weights: Path | None,
+    seed: int,
+    bits: int | None,
+    dtype: str | None,
+    force: bool,
+    **conversion: Any,
+) -> Output:
+    """Convert a model, to be trained, into the file OUT.
+
+    What the weights had learnt is not kept, only their mean and spread and the tensors that stay:
+    'kanmeta distill' keeps it.
+    """
+    check_new(out, force)
+    check_bits(bits)
+    model = seeded_model(target, arguments, weights, seed)
+    kanmeta.convert(
+        model, **plan_arguments(conversion), generator=torch.Generator().manual_seed(seed)
+    )
+    notes = [] if weights is None else [f"what {weights} had learnt is not kept: use distill"]
+    return _saved(model, out, bits, dtype, {}, notes)
+
+
+@click.command()
+@with_options(*MODEL, click.argument("out", type=FILE))
+@click.option("--weights", type=FILE, required=True, help="state_dict of the trained model.")
+@click.option("--data", type=FILE, help="Unlabelled inputs: .npy, .npz or .safetensors.")
+@click.option("--key", help="Name of the array in --data.")
+@click.option("--loss", type=click.Choice(["kl", "mse"]), help="Of the outputs.")
+@click.option("--steps", type=COUNT, default=1000, show_default=True, help="Of matching outputs.")
+@click.option(
+    "--layer-steps", type=COUNT, default=300, show_default=True, help="Of matching layers."
+)
+@click.option(
+    "--fit-steps", type=COUNT, default=600, show_default=True, help="Of fitting coefficients."
+)
+@with_options(*CONVERSION, *STORED)
+@verb
+def distill(
+    target: str,
+    arguments: str | None,
+    out: Path,
+    weights: Path,
+    data: Path | None,
+    key: str | None,
+    loss: str | None,
+    steps: int,
+    layer_steps: int,
+    fit_steps: int,
+    seed: int,
+    bits: int | None,
+    dtype: str | None,
+    force: bool,
+    **conversion: Any,
+) -> Output:
+    """Convert a trained model into the file OUT.
+
+    What it has learnt is kept. With --data the outputs are matched on these inputs, which is much
+    better than the coefficients alone; with --bits below 16 as well, codes and codebooks are
+    trained.
+    """
+    check_new(out, force)
+    check_bits(bits)
+    inputs = None if data is None else read_inputs(data, key)
+    teacher = seeded_model(target, arguments, weights, seed)
+    generator = torch.Generator().manual_seed(seed)
+    student = kanmeta.convert(
+        copy.deepcopy(teacher), **plan_arguments(conversion), generator=generator
+    )
+    few = bits if inputs is not None and bits in BITS else None
+    with foreign("running the model on --data"):
+        report = kanmeta.distill(
+            student,
+            teacher,
+            data=inputs,
+            loss=loss,
+            prompt_bits=few,
+            fit_steps=fit_steps,
+            layer_steps=layer_steps,
+            steps=steps,
+            generator=generator,
+        )
+    notes = [] if data is not None else ["without --data only coefficients are matched"]
+    extra = {"report": report.as_dict()}
+    return _saved(student, out, bits, dtype, extra, notes, sizes.distill_tables(report))
+
+
+@click.command()
+@click.argument("file", type=FILE)
+@click.argument("out", type=FILE)
+@click.option("--model", "target", required=True, help="module:function that makes the model.")
+@click.option("--args", "arguments", help="JSON list or object: arguments of the function.")
+@click.option("--force", is_flag=True, help="Replace OUT if it exists.")
+@verb
+def materialize(file: Path, out: Path, target: str, arguments: str | None, force: bool) -> Output:
+    """Turn a compact file into plain weights.
+
+    OUT is a safetensors file with the library's own state_dict.
+    """
+    check_new(out, force)
+    model = kanmeta.materialize(kanmeta.load(seeded_model(target, arguments, None, 0), file))
+    state = model.state_dict()
+    odd = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if odd:
+        raise CommandError(f"the model's state_dict holds {', '.join(odd)}, which are no tensors")
+    with replacing(out) as partial:
+        save_file({n: t.detach().contiguous().clone() for n, t in state.items()}, partial)
+    before, after = file.stat().st_size, out.stat().st_size
+    text = f"{file}: {before:,} bytes -> {out}: {after:,} bytes, {len(state)} tensors"
+    return Output({"file": str(out), "file_bytes": after, "tensors": [*state]}, [text])
+
+
+def _saved(
+    model: nn.Module,
+    out: Path,
+    bits: int | None,
+    dtype: str | None,
+    record: dict[str, Any],
+    notes: list[str],
+    shown: Sequence[RenderableType] = (),
+) -> Output:
+    kanmeta.save(
+        model, out, dtype=None if dtype is None else getattr(torch, dtype), prompt_bits=bits
+    )
+    summary = kanmeta.summary(model, prompt_bits=bits)
+    size = out.stat().st_size
+    before, after = summary.parameters_before, summary.parameters_after
+    record = {
+        "file": str(out),
+        "file_bytes": size,
+        "parameters": {"before": before, "after": after},
+    } | record
+    text = (
+        f"{out}: {size:,} bytes; parameters {before:,} -> {after:,}, with gradients and Adam "
+        f"{bytes_text(summary.bytes_before)} -> {bytes_text(summary.bytes_after)}"
+    )
+    return Output(record, [*shown, text], notes)
