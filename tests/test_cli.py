@@ -146,6 +146,15 @@ def test_distill_trains_codes_of_few_bits(tmp_path: Path, trained: Path) -> None
     assert any("only coefficients" in note for note in record(*common, "--force")["notes"])
 
 
+def test_distill_with_made_up_inputs(tmp_path: Path, trained: Path) -> None:
+    steps = ["--fit-steps", "5", "--layer-steps", "5", *SMALL]
+    out = tmp_path / "out.safetensors"
+    common = ["distill", TARGET, out, "--weights", trained, "--bits", "4", *steps]
+    done = record(*common, "--data", "normal")
+    assert "standard inputs" in done["report"]["stages"][-1]["name"]
+    assert not any("--data" in note for note in done["notes"])
+
+
 def test_info_and_inspect_of_a_compact_file(tmp_path: Path) -> None:
     out = tmp_path / "out.safetensors"
     run("convert", TARGET, out, *SMALL)

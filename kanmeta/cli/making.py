@@ -32,6 +32,7 @@ from kanmeta.prompt_bits import check_bits
 __all__ = ["convert", "distill", "materialize"]
 
 COUNT = click.IntRange(min=0)
+NORMAL = Path("normal")  # of --data: made-up inputs, not a file
 
 
 @click.command()
@@ -66,7 +67,11 @@ def convert(
 @click.command()
 @with_options(*MODEL, click.argument("out", type=FILE))
 @click.option("--weights", type=FILE, required=True, help="state_dict of the trained model.")
-@click.option("--data", type=FILE, help="Unlabelled inputs: .npy, .npz or .safetensors.")
+@click.option(
+    "--data",
+    type=FILE,
+    help="Unlabelled inputs, .npy, .npz or .safetensors; or 'normal': made-up ones.",
+)
 @click.option("--key", help="Name of the array in --data.")
 @click.option("--loss", type=click.Choice(["kl", "mse"]), help="Of the outputs.")
 @click.option("--steps", type=COUNT, default=1000, show_default=True, help="Of matching outputs.")
@@ -97,19 +102,19 @@ def distill(
 ) -> Output:
     """Convert a trained model into the file OUT.
 
-    What it has learnt is kept. With --data the outputs are matched on these inputs, which is much
-    better than the coefficients alone; with --bits below 16 as well, codes and codebooks are
-    trained.
+    What it has learnt is kept. With --data FILE the outputs are matched on these inputs, which is
+    much better than the coefficients alone; with --bits below 16 as well, codes and codebooks are
+    trained. --data normal is for models whose inputs have mean 0 and variance 1.
     """
     check_new(out, force)
     check_bits(bits)
-    inputs = None if data is None else read_inputs(data, key)
+    inputs = str(data) if data == NORMAL else None if data is None else read_inputs(data, key)
     teacher = seeded_model(target, arguments, weights, seed)
     generator = torch.Generator().manual_seed(seed)
     student = kanmeta.convert(
         copy.deepcopy(teacher), **plan_arguments(conversion), generator=generator
     )
-    few = bits if inputs is not None and bits in BITS else None
+    few = bits if isinstance(inputs, Tensor) and bits in BITS else None
     with foreign("running the model on --data"):
         report = kanmeta.distill(
             student,
@@ -122,7 +127,11 @@ def distill(
             steps=steps,
             generator=generator,
         )
-    notes = [] if data is not None else ["without --data only coefficients are matched"]
+    notes = (
+        []
+        if data is not None
+        else ["without --data only coefficients are matched; --data normal needs no file"]
+    )
     extra = {"report": report.as_dict()}
     return _saved(student, out, bits, dtype, extra, notes, sizes.distill_tables(report))
 
