@@ -34,6 +34,8 @@ def test_example(
 ) -> None:
     if script.startswith("pykan"):
         pytest.importorskip("kan", reason="pykan is not installed")
+        if sys.version_info >= (3, 13):  # it makes local variables with exec
+            pytest.skip("pykan 0.2.8's symbolic_formula fails with Python 3.13")
     monkeypatch.chdir(tmp_path)
     stand_ins.install(monkeypatch)
     monkeypatch.setattr(sys, "argv", [script, "--quick"])
