@@ -6,6 +6,7 @@ converted one and names the remedy.
 
 import copy
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,11 @@ def same(a: object, b: object) -> None:
 
 Method = Callable[[Any], Any]
 
+with_formulas = pytest.mark.skipif(
+    sys.version_info >= (3, 13),  # it makes local variables with exec
+    reason="pykan 0.2.8's symbolic_formula fails with Python 3.13",
+)
+
 IN_PLACE: dict[str, Method] = {
     "evaluate": lambda m: m.evaluate(data())["test_loss"],
     "attribute": lambda m: (m.attribute(), m.edge_scores, m.node_scores)[1:],
@@ -127,7 +133,10 @@ IN_PLACE: dict[str, Method] = {
 }
 
 
-@pytest.mark.parametrize("name", IN_PLACE)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[with_formulas] if n == "symbolic_formula" else []) for n in IN_PLACE],
+)
 def test_methods_do_what_they_do_on_a_plain_model(name: str, folder: Path) -> None:
     import matplotlib as mpl
 
@@ -293,6 +302,7 @@ def test_checkpoint_goes_into_a_fresh_pykan(folder: Path) -> None:
     build(seed=4).load_state_dict(fresh.state_dict())
 
 
+@with_formulas
 def test_symbolic_functions_and_pruned_inputs_are_in_the_file(folder: Path) -> None:
     """pykan keeps both outside its state_dict."""
     from kan import KAN

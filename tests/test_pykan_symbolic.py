@@ -9,7 +9,7 @@ import torch
 
 import kanmeta
 from kanmeta.surgery import bindings
-from tests.test_pykan import build, data
+from tests.test_pykan import build, data, with_formulas
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # pykan's own
 LIB = ["x", "x^2", "x^3", "exp", "sin", "abs"]
@@ -26,6 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@with_formulas
 def test_a_formula_comes_out_of_a_converted_model(folder: Path) -> None:
     """f(x) = exp(sin(pi x1) + x2^2): build, convert, fit, prune, fit, plot, auto_symbolic, fit."""
     dataset = data()
