@@ -4,16 +4,13 @@ python -m recipes.choosing           # rewrites the table between the markers
 python -m recipes.choosing --check   # exit status 1 if it is not what the result files give
 """
 
-import argparse
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from recipes.readme_tables import markdown
-from recipes.records import REPOSITORY, read_json
-from recipes.report import replace_section
+from recipes.section import refresh_section
 
 __all__ = ["main", "table"]
 
@@ -50,22 +47,7 @@ def _means(found: Sequence[tuple[int, float]]) -> tuple[str, str, str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m recipes.choosing",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--check", action="store_true", help="change nothing, only compare")
-    parser.add_argument("--page", type=Path, default=REPOSITORY / "docs" / "choosing.md")
-    parser.add_argument("--results", type=Path, default=REPOSITORY / "results" / "distill")
-    args = parser.parse_args(argv)
-    old = args.page.read_text()
-    results = [read_json(path) for path in sorted(args.results.glob("*.json"))]
-    text = replace_section(old, "files", table(results))
-    if args.check and text != old:
-        raise SystemExit(f"{args.page} is stale: run python -m recipes.choosing")
-    if not args.check:
-        args.page.write_text(text)
+    refresh_section(argv, "recipes.choosing", __doc__, "choosing.md", "files", table)
 
 
 if __name__ == "__main__":

@@ -4,17 +4,14 @@ python -m recipes.distill_aims           # rewrites the table between the marker
 python -m recipes.distill_aims --check   # exit status 1 if it is not what the result files give
 """
 
-import argparse
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from recipes.readme_tables import markdown
-from recipes.records import REPOSITORY
-from recipes.report import replace_section
-from recipes.results import Result, load
+from recipes.results import Result
+from recipes.section import refresh_section
 
 __all__ = ["AIMS", "Aim", "main", "table"]
 
@@ -105,21 +102,7 @@ def _verdict(lost: Sequence[float], most: float) -> tuple[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m recipes.distill_aims",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--check", action="store_true", help="change nothing, only compare")
-    parser.add_argument("--page", type=Path, default=REPOSITORY / "docs" / "distilling.md")
-    parser.add_argument("--results", type=Path, default=REPOSITORY / "results" / "distill")
-    args = parser.parse_args(argv)
-    old = args.page.read_text()
-    text = replace_section(old, "aims", table(load(args.results)))
-    if args.check and text != old:
-        raise SystemExit(f"{args.page} is stale: run python -m recipes.distill_aims")
-    if not args.check:
-        args.page.write_text(text)
+    refresh_section(argv, "recipes.distill_aims", __doc__, "distilling.md", "aims", table)
 
 
 if __name__ == "__main__":

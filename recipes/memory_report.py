@@ -16,7 +16,7 @@ from recipes.memory_measure import COMPILED, OUT, PAPER
 from recipes.memory_targets import TARGETS, judge
 from recipes.readme_tables import markdown
 from recipes.records import REPOSITORY, read_json
-from recipes.report import replace_section
+from recipes.section import replace_section
 
 __all__ = ["all_cases", "case_table", "growth", "main", "overview", "targets"]
 

@@ -12,25 +12,12 @@ from recipes.readme_tables import collapse_table, headline_table
 from recipes.records import REPOSITORY
 from recipes.report_page import html_page, markdown_page
 from recipes.results import load
+from recipes.section import replace_section
 
-__all__ = ["RECIPES", "main", "replace_section"]
+__all__ = ["RECIPES", "main"]
 
 RECIPES = ("functions", "images_conv", "images_fc", "pde", "pde_second_order")
 """Those whose results are cells of the paper's tables."""
-
-
-def replace_section(text: str, name: str, content: str) -> str:
-    """Put ``content`` between the markers of section ``name``.
-
-    Raises:
-        ValueError: ``text`` does not have both markers once, in this order.
-    """
-    start, end = f"<!-- results:{name} -->", f"<!-- /results:{name} -->"
-    before, opened, rest = text.partition(start)
-    _, closed, after = rest.partition(end)
-    if not opened or not closed or start in after or end in after:
-        raise ValueError(f"expected {start} and then {end}, once each")
-    return f"{before}{start}\n{content}\n{end}{after}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -8,7 +8,17 @@ from typing import Any
 import pytest
 import torch
 
-from recipes import data, demo, images_fc, readme_tables, records, report, report_page, results
+from recipes import (
+    data,
+    demo,
+    images_fc,
+    readme_tables,
+    records,
+    report,
+    report_page,
+    results,
+    section,
+)
 from recipes.paper import cell
 from tests.small_images import write_data
 
@@ -134,7 +144,7 @@ def test_readme_is_rewritten_and_checked(tmp_path: Path) -> None:
 )
 def test_broken_markers_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="once each"):
-        report.replace_section(text, "a", "new")
+        section.replace_section(text, "a", "new")
 
 
 def test_result_files_are_strict_json(tmp_path: Path) -> None:
