@@ -91,8 +91,15 @@ def carry_optimizer(
         yield carried
     finally:
         _carried_now.remove(own)
-        _follow(own, before, dict(model.named_parameters()), carried)
+        after = dict(model.named_parameters())
+        _follow(own, before, after, carried)
+        if set(after.values()) == set(before.values()):  # what changes later is for the others
+            for other in _carried_now:
+                other.others.remove(own)
         own.others.clear()  # a cycle would keep the old Parameters alive
+
+
+_MUON = {"Muon", "SingleDeviceMuon"}
 
 
 class _Part:
@@ -109,7 +116,7 @@ class _Part:
         self.trained = {p for group in optimizer.param_groups for p in group["params"]}
         self.others: list[_Part] = []
         # By name, and what is made of it: torch has one since 2.9, others had theirs before.
-        self.matrices_only = any(c.__name__ == "Muon" for c in type(optimizer).__mro__)
+        self.matrices_only = any(c.__name__ in _MUON for c in type(optimizer).__mro__)
 
     def takes(self, name: str, p: nn.Parameter) -> bool:
         """Whether it can train the new Parameter ``name``."""
@@ -134,7 +141,7 @@ def _follow(
     joining: dict[int, list[str]] = {}
     reset, left_out, refused = [], [], list[str]()
     for name, p in after.items():
-        if p in old or not p.requires_grad:
+        if p in old or p in group_of or not p.requires_grad:  # or the user has added it
             continue
         takers = [part for part in (own, *own.others) if part.takes(name, p)]
         taken = [n for n, q in gone.items() if any(q in part.trained for part in takers)]

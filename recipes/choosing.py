@@ -22,8 +22,9 @@ def table(results: Iterable[Mapping[str, Any]]) -> str:
     teachers: list[Mapping[str, Any]] = []
     files: dict[tuple[str, int, str, float], list[tuple[int, float]]] = defaultdict(list)
     for result in results:
-        if result.get("grid", 5) != 5 or "network" in result:
-            continue  # of other networks: no means with this one
+        other = result.get("grid", 5) != 5 or "network" in result
+        if other or result["dataset"] != "fashion-mnist":
+            continue  # no means of different networks or data
         teachers.append(result["teacher"])
         for file in result["files"]:
             key = (result["kind"], result["dim_z"], result["data_used"], -file["bits"])

@@ -15,8 +15,9 @@ from recipes.section import refresh_section
 
 __all__ = ["AIMS", "Aim", "main", "table"]
 
-Point = tuple[float, float | None]
-"""Points of accuracy lost, and how many times smaller the file is, if the aim is about files."""
+Point = tuple[float | None, float | None]
+"""Points of accuracy lost, and how many times smaller the file is, if the aim is about files. No
+points where no file is small enough."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,10 @@ class Aim:
     smaller: float | None = None
 
     def reached(self, result: Result) -> Point | None:
-        """What a result has; of the files that are small enough the largest, tuned if it was."""
+        """What a result has; of the files that are small enough the largest, tuned if it was.
+
+        None for a result that the aim is not about.
+        """
         known = {"grid": 5, "network": "", **result}
         if any(known[field] != value for field, value in self.where.items()):
             return None
@@ -49,16 +53,16 @@ class Aim:
             lost = best - file[f"{tuned}{'accuracy' if tuned else 'test_accuracy'}"]
             files.append((lost, before / file[f"{tuned}bytes"]))
         enough = [f for f in files if f[1] >= self.smaller]
-        return min(enough, key=lambda f: f[1], default=None)
+        return min(enough, key=lambda f: f[1]) if enough else (None, None)
 
 
 def _distilled(dim_z: int, data: str, **where: Any) -> dict[str, Any]:
-    plain = {"kind": "distilled", "dim_z": dim_z, "data_used": data, "grid": 5, "network": ""}
-    return {**plain, **where}
+    return {**FASHION, "kind": "distilled", "dim_z": dim_z, "data_used": data, "grid": 5, **where}
 
 
-SCRATCH = {"kind": "from scratch", "dim_z": 1, "network": ""}
-CONV = {"network": "KANConv x 4"}
+FASHION = {"dataset": "fashion-mnist", "network": ""}
+CONV = {"dataset": "cifar-10", "network": "KANConv x 4"}
+SCRATCH = {**FASHION, "kind": "from scratch", "dim_z": 1}
 AIMS = (
     Aim('no data (`"normal"`), `dim_z=4`', _distilled(4, "normal"), 0.5),
     Aim("100 batches, `dim_z=2`", _distilled(2, "100 batches"), 0.2),
@@ -84,20 +88,27 @@ def table(found: Sequence[Result]) -> str:
     """A Markdown table: a row for each aim, all seeds in it."""
     rows = []
     for aim in AIMS:
-        points = [p for p in map(aim.reached, sorted(found, key=lambda r: r["seed"])) if p]
-        lost = [round(p[0], 2) for p in points]
-        texts = [f"{p[0]:.2f}" + (f" at {p[1]:.1f}x" if p[1] else "") for p in points]
+        pairs = [(r["seed"], aim.reached(r)) for r in sorted(found, key=lambda r: int(r["seed"]))]
+        points = {seed: point for seed, point in pairs if point is not None}
+        texts = [f"{seed}: {_text(*point)}" for seed, point in points.items()]
+        lost = [None if p[0] is None else round(p[0], 2) for p in points.values()]
         rows.append((aim.what, f"{aim.lost:g}", ", ".join(texts), *_verdict(lost, aim.lost)))
-    header = ("what", "at most lost", "lost at seeds 0, 1, ...", "mean", "")
-    return markdown(header, rows)
+    return markdown(("what", "at most lost", "seed: lost", "mean", ""), rows)
 
 
-def _verdict(lost: Sequence[float], most: float) -> tuple[str, str]:
+def _text(lost: float | None, smaller: float | None) -> str:
+    if lost is None:
+        return "no file is small enough"
+    return f"{lost:.2f}" + ("" if smaller is None else f" at {smaller:.1f}x")
+
+
+def _verdict(lost: Sequence[float | None], most: float) -> tuple[str, str]:
     if not lost:
         return "", "not run"
-    missed = sum(value > most for value in lost)
-    verdict = "met" if not missed else f"**missed** by {missed} of {len(lost)}"
-    return f"{statistics.fmean(lost):.2f}", verdict
+    known = [value for value in lost if value is not None]
+    missed = len(lost) - sum(value <= most for value in known)
+    mean = f"{statistics.fmean(known):.2f}" if known else ""
+    return mean, "met" if not missed else f"**missed** by {missed} of {len(lost)}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

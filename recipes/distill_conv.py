@@ -93,7 +93,8 @@ def run(args: argparse.Namespace) -> None:
     """One seed."""
     images = load_images("cifar-10", (args.data_root,) if args.data_root else (), args.download)
     data = Pixels.of(images, limit=args.limit)
-    label = f"cifar-10-kanconv-s{args.seed}"
+    some = f"-{args.limit}" if args.limit else ""
+    label = f"cifar-10-kanconv{some}-s{args.seed}"
     path = args.out / "runs" / "distill" / f"{label}.safetensors"
     source = teacher(path, data, args.seed)
     pool = data.inputs(slice(0, data.train))
@@ -123,7 +124,7 @@ def run(args: argparse.Namespace) -> None:
         kanmeta.save(small, to, prompt_bits=4, dtype=torch.float16)
         fresh = kanmeta.load(build(args.seed, data.shape), to)
         size, reached = to.stat().st_size, accuracy(fresh, data)
-        return {"bits": BITS, "tuned_bytes": size, "tuned_accuracy": reached}
+        return {"bits": BITS, "tuned_bytes": size, "tuned_accuracy": reached, "code": code_state()}
 
     def record(name: str, make: Callable[[], tuple[nn.Module, dict[str, Any]]]) -> None:
         file = folder / f"{label.replace('-s', f'-{name}-s')}.json"
@@ -153,6 +154,8 @@ def run(args: argparse.Namespace) -> None:
 
     def trained_on() -> tuple[nn.Module, dict[str, Any]]:
         student = path.with_name(f"{label}-student.safetensors")
+        if not student.exists():  # its result may come from elsewhere
+            distilled(1, "training images")
         model = kanmeta.load(build(args.seed, data.shape), student)
         train(model, TRAINED_ON, data, args.seed)
         return model, {"kind": "distilled, trained on", "dim_z": 1, "data_used": "all, with labels"}

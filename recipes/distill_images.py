@@ -68,7 +68,9 @@ def run(args: argparse.Namespace, images: Any) -> None:
         begin = time.perf_counter()
         model = from_scratch(working / f"{name}.safetensors", data, args.seed, args.grid)
         options = scratch_options(args.grid)
-        files = known + [stored(model, options, data, pool, bits, file) for bits in missing]
+        code = {"code": code_state()}  # those that are known may come from older code
+        made = [stored(model, options, data, pool, bits, file) | code for bits in missing]
+        files = known + made
         files.sort(key=lambda f: -f["bits"])
         row = {"test_accuracy": accuracy(model, data), "dim_z": 1, "files": files}
         row |= {"kind": "from scratch", "data_used": "all, with labels"}

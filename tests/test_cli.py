@@ -31,6 +31,11 @@ def record(*arguments: str | Path, code: int = 0) -> Any:
     return json.loads(run(*arguments, "--json", code=code).stdout)
 
 
+def embedded() -> nn.Module:
+    """A model that does not take inputs of its first layer."""
+    return nn.Sequential(nn.Embedding(5, 4), efficient_kan.KAN([4, 20, 3]))
+
+
 @pytest.fixture
 def trained(tmp_path: Path) -> Path:
     """Weights that no seed gives."""
@@ -152,7 +157,15 @@ def test_distill_with_made_up_inputs(tmp_path: Path, trained: Path) -> None:
     common = ["distill", TARGET, out, "--weights", trained, "--bits", "4", *steps]
     done = record(*common, "--data", "normal")
     assert "standard inputs" in done["report"]["stages"][-1]["name"]
-    assert not any("--data" in note for note in done["notes"])
+    assert done["notes"] == ["codes of 4 bits are not trained without inputs: --data FILE"]
+    embedding = "tests.test_cli:embedded"
+    torch.manual_seed(0)
+    save_file(embedded().state_dict(), tmp_path / "embedded.safetensors")
+    common = ["distill", embedding, out, "--weights", tmp_path / "embedded.safetensors", "--force"]
+    done = record(*common, *steps, "--data", "normal")
+    assert any(note.startswith("made-up inputs are left out") for note in done["notes"])
+    refused = run(*common, "--data", "normal", "--key", "x", code=1)
+    assert "leave them out for normal" in " ".join(refused.output.split())
 
 
 def test_info_and_inspect_of_a_compact_file(tmp_path: Path) -> None:

@@ -294,3 +294,28 @@ def test_muon_leaves_prompts_to_what_is_carried_with_it(kind: Any) -> None:
     with only, kanmeta.carry_optimizer(muon, model) as carried:  # alone
         convert(model)
     assert carried.reset == ()
+
+
+def test_an_optimiser_whose_block_ended_before_the_change_takes_nothing() -> None:
+    """An inner block whose conversion failed: the outer optimiser trains what is new."""
+    model = KAN(SIZES)
+    first, second = (torch.optim.Adam(layer.parameters()) for layer in model.layers)
+    everything = torch.optim.SGD(model.parameters(), lr=0.1)
+    with kanmeta.carry_optimizer(everything, model) as carried:
+        for inner in (first, second):
+            with pytest.raises(errors.PlanError), kanmeta.carry_optimizer(inner, model):
+                kanmeta.convert(model, dim_z=0)
+        kanmeta.convert(model)
+    assert set(everything.param_groups[0]["params"]) == set(model.parameters())
+    assert "layers.0.prompts" in carried.reset
+
+
+def test_what_the_user_has_added_in_the_block_is_not_added_again() -> None:
+    model = KAN(SIZES)
+    optimizer = torch.optim.Adam(model.parameters())
+    with kanmeta.carry_optimizer(optimizer, model):
+        kanmeta.convert(model)
+        optimizer.add_param_group({"params": [*kanmeta.prompts(model).values()], "lr": 0.1})
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    assert len(held) == len(set(held))
+    assert set(held) == set(model.parameters())

@@ -40,7 +40,7 @@ def read_inputs(path: Path, key: str | None) -> Tensor:
 
 def _arrays(path: Path) -> dict[str, Tensor]:
     if path.suffix not in (".npy", ".npz", ".safetensors"):
-        raise CommandError(f"{path}: expected a .npy, .npz or .safetensors file")
+        raise CommandError(f"{path}: expected a .npy, .npz or .safetensors file, or normal")
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))

@@ -108,6 +108,8 @@ def distill(
     """
     check_new(out, force)
     check_bits(bits)
+    if data == NORMAL and (key or loss):
+        raise CommandError("--key and --loss are for inputs in a file; leave them out for normal")
     inputs = str(data) if data == NORMAL else None if data is None else read_inputs(data, key)
     teacher = seeded_model(target, arguments, weights, seed)
     generator = torch.Generator().manual_seed(seed)
@@ -127,13 +129,25 @@ def distill(
             steps=steps,
             generator=generator,
         )
-    notes = (
-        []
-        if data is not None
-        else ["without --data only coefficients are matched; --data normal needs no file"]
-    )
+    notes = _distill_notes(inputs, bits, report)
     extra = {"report": report.as_dict()}
     return _saved(student, out, bits, dtype, extra, notes, sizes.distill_tables(report))
+
+
+def _distill_notes(
+    inputs: Tensor | str | None, bits: int | None, report: kanmeta.DistillReport
+) -> list[str]:
+    """What a user should know of how it was done without inputs in a file."""
+    if isinstance(inputs, Tensor):
+        return []
+    notes = []
+    if inputs is None:
+        notes.append("without --data only coefficients are matched; --data normal needs no file")
+    elif report.stages[-1].note.startswith("left out"):
+        notes.append(f"made-up inputs are {report.stages[-1].note}: only coefficients are matched")
+    if bits in BITS:
+        notes.append(f"codes of {bits} bits are not trained without inputs: --data FILE")
+    return notes
 
 
 @click.command()
