@@ -160,9 +160,6 @@ def distilled(
         arguments |= {"data": "normal", "layer_steps": 2000}
     elif what == "2 epochs":
         arguments["data"] = data.inputs(rows.to(data.labels.device))
-        arguments |= {
-            "batch_size": 64,
-            "steps": 2 * 2 * EPOCH_STEPS,
-        }  # more steps of the same images
+        arguments["steps"] = 2 * EPOCH_STEPS
     report = kanmeta.distill(student, source, generator=generator, **arguments)
     return student, report

@@ -13,6 +13,7 @@ import importlib
 import io
 import math
 import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -97,6 +98,10 @@ def model(job: Job) -> nn.Module:
 
 def task(job: Job, place: Place) -> Task:
     """See :class:`recipes.job.Task`."""
+    if sys.version_info >= (3, 13):  # before hours of training: it makes local variables with exec
+        raise SystemExit(
+            "error: pykan 0.2.8's symbolic_formula needs Python 3.12 or older; use one"
+        )
     net: Any = model(job)
     data = {
         part: tuple(t.float() for t in points("appendix-b", 4, job.config["points"], seed))
