@@ -47,6 +47,13 @@ def test_of_targets(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     run("inspect", "own_models:model")
 
 
+def test_of_made_up_inputs(weights: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    common = ("distill", TARGET, out, "--weights", weights, *FEW, "--data", "normal")
+    run(*common, "--key", "x", told="leave them out for normal")
+    run(*common)
+
+
 def test_of_places(weights: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run("convert", weights, out, told="A file of weights goes to --weights")

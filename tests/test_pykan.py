@@ -132,10 +132,12 @@ IN_PLACE: dict[str, Method] = {
     "speed": lambda m: m.speed(),
 }
 
+FORMULAS = ("symbolic_formula", "tree")  # use exec
+
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=[with_formulas] if n == "symbolic_formula" else []) for n in IN_PLACE],
+    [pytest.param(n, marks=[with_formulas] if n in FORMULAS else []) for n in IN_PLACE],
 )
 def test_methods_do_what_they_do_on_a_plain_model(name: str, folder: Path) -> None:
     import matplotlib as mpl

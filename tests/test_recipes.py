@@ -109,6 +109,8 @@ def test_smoke(tmp_path: Path, job: Job) -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: r.__name__)
 def test_smoke_of_the_papers_protocol(tmp_path: Path, recipe: Any) -> None:
+    if recipe is symbolic and sys.version_info >= (3, 13):
+        pytest.skip("pykan 0.2.8's symbolic_formula needs Python 3.12 or older")
     job = next(j for j in recipe.grid("paper", "smoke") if j.model.startswith("Meta"))
     there = place(tmp_path)
     execute(there, job, nothing)
