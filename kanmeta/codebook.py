@@ -1,15 +1,46 @@
 """Few-bit numbers: the optimal scalar quantiser and packing. Pure functions on tensors."""
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-__all__ = ["BITS", "pack", "packed_bytes", "quantise", "unpack"]
+__all__ = ["BITS", "layer_levels", "pack", "packed_bytes", "quantise", "unpack"]
 
 BITS = (2, 3, 4, 8)
 """Widths of codes."""
 
+_MOST = 256  # entries of a codebook: a code fits a byte
+_ENTRY = 32  # bits of an entry
+
 _BINS = 512  # of each kind; the quantiser is exactly optimal up to 1024 distinct values
 _ROUNDS = 32  # of Lloyd's algorithm, on all values
+
+
+def layer_levels(levels: int, edges: Sequence[int]) -> list[int]:
+    """Entries of the codebooks of each layer, of which the largest layer's have ``levels``.
+
+    >>> layer_levels(16, [784 * 32, 32 * 10])
+    [16, 58]
+
+    The relative error that rounding to L entries makes in a layer's output is proportional to 1/L,
+    however many edges the layer has, while its codes take ``edges * log2(L)`` bits. The sum of all
+    squared errors is smallest, for as many bits, where L is proportional to ``1 / sqrt(edges)``. At
+    most 256, and at most as many as take no more room than their codes, where that leaves
+    ``levels``.
+
+    Args:
+        levels: 1 to 256.
+        edges: of each layer, at least 1.
+    """
+    most = max(edges)
+    return [_entries(levels, min(_MOST, int(levels * math.sqrt(most / e))), e) for e in edges]
+
+
+def _entries(least: int, wanted: int, edges: int) -> int:
+    fits = (n for n in range(wanted, least, -1) if n * _ENTRY <= edges * math.log2(n))
+    return next(fits, least)
 
 
 def quantise(values: Tensor, levels: int) -> tuple[Tensor, Tensor]:

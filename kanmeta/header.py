@@ -28,7 +28,7 @@ from kanmeta.surgery import FROZEN
 
 __all__ = ["DAMAGE", "FORMAT", "Header", "describe", "read"]
 
-FORMAT = 2
+FORMAT = 3
 """Newest version of the header. Files without codes are written in version 1: all can read it."""
 
 _LARGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
@@ -69,7 +69,7 @@ def describe(model: nn.Module, prompt_bits: int | None = None) -> dict[str, Any]
     index = {meta: number for number, meta in enumerate(metas.values())}
     coded = {} if prompt_bits is None else {"prompt_bits": prompt_bits}
     return {
-        "format": 1 if prompt_bits is None else 2,
+        "format": 1 if prompt_bits is None else FORMAT,
         "kanmeta": version("kanmeta"),
         **coded,
         "meta_learners": [

@@ -1,9 +1,12 @@
 """Prompts of a few bits: tied while training, and stored as codes with a codebook.
 
-Every layer has a codebook of ``2**bits`` numbers for each number of a prompt.
+Every layer has a codebook for each number of a prompt: the layer of most edges has ``2**bits``
+entries, smaller ones more (:func:`kanmeta.codebook.layer_levels`), whose codes take 8 bits before
+compression.
 """
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -11,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from kanmeta.access import complete_layers
-from kanmeta.codebook import BITS, pack, packed_bytes, quantise, unpack
+from kanmeta.codebook import BITS, layer_levels, pack, packed_bytes, quantise, unpack
 from kanmeta.errors import CheckpointError, CorruptCheckpointError, PlanError
 
-__all__ = ["check_bits", "decode", "decoded_shapes", "encode", "few_bit_prompts"]
+__all__ = ["check_bits", "decode", "decoded_shapes", "encode", "few_bit_prompts", "prompt_widths"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -38,7 +41,7 @@ def few_bit_prompts(model: nn.Module, bits: int) -> Iterator[nn.Module]:
 
     Args:
         model: a converted model.
-        bits: 2, 3, 4 or 8.
+        bits: 2, 3, 4 or 8, of the layer of most edges; smaller ones have more entries.
 
     Raises:
         NothingToConvertError: ``model`` is not converted.
@@ -48,10 +51,11 @@ def few_bit_prompts(model: nn.Module, bits: int) -> Iterator[nn.Module]:
         raise PlanError(f"bits={bits!r}: expected one of {', '.join(map(str, BITS))}")
     layers = complete_layers(model)
     new = []
-    for name, binding in layers.items():
+    levels = _levels([b.prompts for b in layers.values()], bits)
+    for (name, binding), most in zip(layers.items(), levels, strict=True):
         if not bool(binding.prompts.isfinite().all()):
             raise PlanError(f"prompts of {name or '(root)'} are not finite: training has diverged")
-        codebooks, codes = _quantised(binding.prompts, bits)
+        codebooks, codes = _quantised(binding.prompts, most)
         new.append((binding.prompts, codebooks, codes))
     with ExitStack() as stack:
         for prompts, codebooks, codes in new:
@@ -75,10 +79,15 @@ def _tied(codes: Tensor, levels: int) -> Any:
     return tie
 
 
-def _quantised(prompts: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Codebooks ``(dim_z, levels)``, short ones filled up, and codes ``(dim_z, E)``."""
+def _levels(prompts: Iterable[Tensor], bits: int) -> list[int]:
+    """Entries of the codebooks of each layer."""
+    return layer_levels(2**bits, [z.numel() // z.shape[-1] for z in prompts])
+
+
+def _quantised(prompts: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Codebooks ``(dim_z, levels <= most)``, short ones filled up, and codes ``(dim_z, E)``."""
     columns = prompts.detach().reshape(-1, prompts.shape[-1]).T.contiguous()
-    found = [quantise(column, 2**bits) for column in columns]
+    found = [quantise(column, most) for column in columns]
     levels = max(len(book) for book, _ in found)
     books = [torch.cat([b, b[-1:].expand(levels - len(b))]) for b, _ in found]
     return torch.stack(books), torch.stack([codes for _, codes in found])
@@ -101,6 +110,18 @@ def check_bits(bits: object) -> None:
         )
 
 
+def prompt_widths(prompts: Sequence[Tensor], bits: int | None) -> list[float]:
+    """Bits that a number of each layer's prompts takes in a file, compression not counted.
+
+    Args:
+        prompts: of each layer, ``(*edge_shape, dim_z)``.
+        bits: see :func:`kanmeta.save`.
+    """
+    if bits not in BITS:
+        return [bits or 8.0 * z.element_size() for z in prompts]
+    return [math.log2(levels) for levels in _levels(prompts, bits)]
+
+
 def encode(
     tensors: dict[str, Tensor], names: Mapping[str, Tensor], bits: int, dtype: torch.dtype | None
 ) -> None:
@@ -115,7 +136,8 @@ def encode(
     Raises:
         CheckpointError: prompts are not finite, or too large for 16 bits.
     """
-    for name, prompts in names.items():
+    levels = _levels(names.values(), min(bits, 8))
+    for (name, prompts), most in zip(names.items(), levels, strict=True):
         narrow = prompts.detach().cpu().to(torch.float16 if bits == 16 else prompts.dtype)
         if not bool(narrow.isfinite().all()):
             raise CheckpointError(
@@ -125,10 +147,11 @@ def encode(
         if bits == 16:
             tensors[name] = narrow
             continue
-        codebooks, codes = _quantised(narrow, bits)
+        codebooks, codes = _quantised(narrow, most)
         del tensors[name]
         tensors[f"{name}.codebook"] = codebooks.to(dtype or prompts.dtype)
-        tensors[f"{name}.codes"] = torch.cat([pack(c, bits) for c in codes])
+        width = _width(codebooks.shape[1], bits)
+        tensors[f"{name}.codes"] = torch.cat([pack(c, width) for c in codes])
 
 
 def decoded_shapes(header: Mapping[str, Any], shapes: Shapes) -> dict[str, tuple[int, ...]]:
@@ -140,14 +163,14 @@ def decoded_shapes(header: Mapping[str, Any], shapes: Shapes) -> dict[str, tuple
     found = dict(shapes)
     for name, edges, dim_z in _coded(header):
         codes, book = found.pop(f"{name}.codes", ()), found.pop(f"{name}.codebook", ())
-        expected = dim_z * packed_bytes(_product(edges), header["prompt_bits"])
+        if len(book) != 2 or book[0] != dim_z or not 1 <= book[1] <= 2 ** BITS[-1]:
+            raise CorruptCheckpointError(
+                f"{name}.codebook: expected ({dim_z}, 1 to {2 ** BITS[-1]}), found {book}"
+            )
+        width = _width(book[1], header["prompt_bits"])
+        expected = dim_z * packed_bytes(_product(edges), width)
         if codes != (expected,):
             raise CorruptCheckpointError(f"{name}.codes: expected ({expected},), found {codes}")
-        if len(book) != 2 or book[0] != dim_z or not 1 <= book[1] <= 2 ** header["prompt_bits"]:
-            most = 2 ** header["prompt_bits"]
-            raise CorruptCheckpointError(
-                f"{name}.codebook: expected ({dim_z}, 1 to {most}), found {book}"
-            )
         found[name] = (*edges, dim_z)
     return found
 
@@ -165,9 +188,8 @@ def decode(header: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
                 f"{name} has codes of {packed.dtype} and a codebook of {books.dtype}"
             )
         number = _product(edges)
-        codes = torch.stack(
-            [unpack(p, header["prompt_bits"], number) for p in packed.view(dim_z, -1)]
-        )
+        width = _width(books.shape[1], header["prompt_bits"])
+        codes = torch.stack([unpack(p, width, number) for p in packed.view(dim_z, -1)])
         if int(codes.max()) >= books.shape[1]:
             raise CorruptCheckpointError(
                 f"{name}.codes go up to {int(codes.max())}; "
@@ -184,6 +206,11 @@ def _coded(header: Mapping[str, Any]) -> Iterator[tuple[str, list[int], int]]:
         name = f"{layer['name']}.prompts" if layer["name"] else "prompts"
         dim_z = header["meta_learners"][layer["meta_learner"]]["dim_z"]
         yield name, layer["shape"][:-1], dim_z
+
+
+def _width(levels: int, bits: int) -> int:
+    """Bits of a packed code: ``bits``, or 8 where a codebook is longer than they reach."""
+    return bits if levels <= 2**bits else BITS[-1]
 
 
 def _product(numbers: list[int]) -> int:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kanmeta.access import complete_layers
 from kanmeta.binding import Binding
-from kanmeta.prompt_bits import check_bits
+from kanmeta.prompt_bits import check_bits, prompt_widths
 
 __all__ = ["LayerSummary", "Summary", "summary"]
 
@@ -123,10 +123,8 @@ def summary(model: nn.Module, *, prompt_bits: int | None = None) -> Summary:
     kept = everything - _Count.of((p, p.requires_grad) for p in ours)
     original = kept + replaced
     edges = sum(b.spec.edges for b in layers.values())
-    stored = sum(
-        b.prompts.numel() * (prompt_bits or 8 * b.prompts.element_size()) / 8
-        for b in layers.values()
-    )
+    widths = prompt_widths([b.prompts for b in layers.values()], prompt_bits)
+    stored = sum(b.prompts.numel() * w / 8 for b, w in zip(layers.values(), widths, strict=True))
     plain = sum(
         n.total * b.prompts.element_size() for n, b in zip(before, layers.values(), strict=True)
     )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kanmeta.codebook import quantise
+from kanmeta.codebook import layer_levels, quantise
 
 __all__ = ["RoundedPrompts"]
 
@@ -19,7 +19,8 @@ class RoundedPrompts:
 
     Args:
         prompts: of each layer, ``(*edge_shape, dim_z)``; written to.
-        levels: entries of a codebook, of which each layer has one for each number of a prompt.
+        levels: entries of a codebook of the largest layer, see
+            :func:`kanmeta.codebook.layer_levels`. Each layer has one for each number of a prompt.
 
     Attributes:
         latent: of each layer, what to give to an optimiser.
@@ -29,9 +30,11 @@ class RoundedPrompts:
         """See the class."""
         self._prompts = prompts
         self.latent = [z.detach().clone().requires_grad_() for z in prompts]
+        columns = [z.detach().reshape(-1, z.shape[-1]).T for z in prompts]
+        entries = layer_levels(levels, [c.shape[1] for c in columns])
         self._books = [
-            [quantise(column, levels)[0] for column in z.detach().reshape(-1, z.shape[-1]).T]
-            for z in prompts
+            [quantise(column, most)[0] for column in layer]
+            for layer, most in zip(columns, entries, strict=True)
         ]
 
     @torch.no_grad()

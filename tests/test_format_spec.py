@@ -67,6 +67,8 @@ def prompts(conversion: Any, layer: Any, tensors: Arrays, prefix: str) -> Any:
         return tensors[f"{prefix}prompts"]
     bits, edges = conversion["prompt_bits"], math.prod(layer["shape"][:-1])
     book = tensors[f"{prefix}prompts.codebook"]
+    if book.shape[1] > 2**bits:
+        bits = 8
     packed = tensors[f"{prefix}prompts.codes"].reshape(len(book), -1)
     per = 8 // bits
     codes = np.stack([packed >> (bits * i) & (2**bits - 1) for i in range(per)], -1)
@@ -82,7 +84,7 @@ def coefficients(content: bytes) -> tuple[Any, Arrays, Arrays]:
     if [*tensors] == ["archive"]:
         metadata, tensors = safetensors(inflated(tensors["archive"].tobytes()))
     conversion = json.loads(metadata["kanmeta"])
-    assert conversion["format"] <= 2
+    assert conversion["format"] <= 3
     for name, stored in json.loads(metadata.get("aliases", "{}")).items():
         tensors[name] = tensors[stored]
     found = {}

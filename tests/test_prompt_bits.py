@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,10 @@ def wide_codebook(tensors: dict[str, Tensor], header: dict[str, object]) -> None
     tensors[f"{NAME}.codebook"] = torch.zeros(1, 17)
 
 
+def long_codebook(tensors: dict[str, Tensor], header: dict[str, object]) -> None:
+    tensors[f"{NAME}.codebook"] = torch.zeros(1, 257)
+
+
 def short_codebook(tensors: dict[str, Tensor], header: dict[str, object]) -> None:
     tensors[f"{NAME}.codebook"] = tensors[f"{NAME}.codebook"][:, :2].clone()
 
@@ -209,7 +214,8 @@ def negative_shape(tensors: dict[str, Tensor], header: dict[str, object]) -> Non
 
 DAMAGE = {
     short_codes: "codes: expected",
-    wide_codebook: r"codebook: expected \(1, 1 to 16\)",
+    wide_codebook: r"codes: expected \(20,\), found \(10,\)",  # one to a byte
+    long_codebook: r"codebook: expected \(1, 1 to 256\)",
     short_codebook: "the codebook has 2 entries",
     signed_codes: "codes of torch.int8",
     integer_codebook: "a codebook of torch.int32",
@@ -325,6 +331,32 @@ def test_the_gradient_is_that_of_the_codebook_and_ends_with_the_context() -> Non
         kanmeta.few_bit_prompts(model, 5),
     ):
         pass
+
+
+def test_the_fewer_edges_a_layer_has_the_longer_is_its_codebook() -> None:
+    """As 1 / sqrt(edges); a codebook takes no more room than codes, no code more than a byte."""
+    assert codebook.layer_levels(16, [100, 400, 1600]) == [16, 32, 16]
+    assert codebook.layer_levels(16, [25_088, 320]) == [16, 58]
+    assert codebook.layer_levels(11, [432, 4608, 36_864]) == [86, 31, 11]
+    assert codebook.layer_levels(100, [10**6, 10**4]) == [100, 256]
+    assert codebook.layer_levels(256, [10, 1000]) == [256, 256]
+    assert codebook.layer_levels(1, [1, 2]) == [1, 1]
+
+
+@pytest.mark.parametrize(("bits", "levels"), [(4, (16, 50)), (2, (4, 12))])
+def test_a_file_has_the_longer_codebooks(
+    bits: int, levels: tuple[int, int], tmp_path: Path
+) -> None:
+    path = tmp_path / "m.safetensors"
+    model = kanmeta.convert(kan(100, 32, 10), hidden=4)
+    kanmeta.save(model, path, prompt_bits=bits)
+    fresh = kanmeta.load(kan(100, 32, 10), path)
+    with kanmeta.few_bit_prompts(model, bits):
+        for z, rounded in zip(*(kanmeta.prompts(m).values() for m in (fresh, model)), strict=True):
+            assert torch.equal(z, rounded)
+    assert tuple(len(z.unique()) for z in kanmeta.prompts(fresh).values()) == levels
+    size = kanmeta.summary(model, prompt_bits=bits).edge_bytes_after
+    assert size == pytest.approx((3200 * bits + 320 * math.log2(levels[1])) / 3520 / 8)
 
 
 def test_the_summary_says_how_many_bytes_an_edge_takes() -> None:

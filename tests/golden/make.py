@@ -23,6 +23,10 @@ def efficient() -> nn.Module:
     return nn.Sequential(efficient_kan.KAN([4, 5, 3]), nn.Linear(3, 2))
 
 
+def wide() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 24), efficient_kan.KAN([24, 24, 5]))
+
+
 def fast() -> nn.Module:
     return fast_kan.FastKAN([4, 5, 4, 3])
 
@@ -74,6 +78,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], Change | None, d
         f"efficient-{bits}": (efficient, {"dim_z": 2, "hidden": 3}, None, {"prompt_bits": bits})
         for bits in (16, 8, 4, 3, 2)
     },
+    "efficient-wide": (wide, {"hidden": 3}, None, {"prompt_bits": 2}),
     "pykan-4": (pykan, {"hidden": 3}, symbolic, {"prompt_bits": 4}),
 }
 """Name: what builds the model, arguments of ``convert``, what happens then, those of ``save``."""
