@@ -89,6 +89,18 @@ def teacher(path: Path, data: Pixels, seed: int) -> nn.Module:
     return model
 
 
+def trained(
+    path: Path, make: Callable[[], nn.Module], settings: Settings, data: Pixels, seed: int
+) -> nn.Module:
+    """The converted network in ``path``; if there is none, what is made is trained and written."""
+    if path.exists():
+        return kanmeta.load(build(seed, data.shape), path)
+    model = make()
+    train(model, settings, data, seed)
+    kanmeta.save(model, path)
+    return model
+
+
 def run(args: argparse.Namespace) -> None:
     """One seed."""
     images = load_images("cifar-10", (args.data_root,) if args.data_root else (), args.download)
@@ -139,8 +151,10 @@ def run(args: argparse.Namespace) -> None:
         print(f"{file.stem}: {common['teacher']} {row['test_accuracy']} {row['files']}")
 
     def from_scratch() -> tuple[nn.Module, dict[str, Any]]:
-        model = converted(args.seed, data.shape)
-        train(model, FROM_SCRATCH, data, args.seed)
+        model = trained(
+            path.with_name(f"{label}-scratch.safetensors"),
+            lambda: converted(args.seed, data.shape), FROM_SCRATCH, data, args.seed,
+        )  # fmt: skip
         return model, {"kind": "from scratch", "dim_z": 1, "data_used": "all, with labels"}
 
     def distilled(dim_z: int, what: str) -> tuple[nn.Module, dict[str, Any]]:
@@ -153,11 +167,15 @@ def run(args: argparse.Namespace) -> None:
         return model, row | {"report": report.as_dict()}
 
     def trained_on() -> tuple[nn.Module, dict[str, Any]]:
-        student = path.with_name(f"{label}-student.safetensors")
-        if not student.exists():  # its result may come from elsewhere
-            distilled(1, "training images")
-        model = kanmeta.load(build(args.seed, data.shape), student)
-        train(model, TRAINED_ON, data, args.seed)
+        def student() -> nn.Module:
+            file = path.with_name(f"{label}-student.safetensors")
+            if not file.exists():  # its result may come from elsewhere
+                distilled(1, "training images")
+            return kanmeta.load(build(args.seed, data.shape), file)
+
+        model = trained(
+            path.with_name(f"{label}-tuned.safetensors"), student, TRAINED_ON, data, args.seed
+        )
         return model, {"kind": "distilled, trained on", "dim_z": 1, "data_used": "all, with labels"}
 
     record("scratch", from_scratch)
