@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import kanmeta
 from kanmeta import tiling
 from kanmeta.functions import elementwise
 from kanmeta.passes import Functions, Pass, Wanted
@@ -14,6 +15,7 @@ from kanmeta.scratch import Scratch
 from kanmeta.splines import splines
 from kanmeta.tiles import way_of
 from recipes.tracking import peak_bytes
+from tests.cases import kan
 
 numbers = st.floats(width=32, allow_nan=False)
 
@@ -116,3 +118,21 @@ def test_a_pass_takes_its_budget(grid_size: int, uneven: bool, hidden: int) -> N
     results = x.nbytes + z.nbytes + gy.nbytes + z.numel()  # gradients, outputs, notes
     taken = peak_bytes(step, alive) - results - sum(t.nbytes for t in alive)
     assert 0.4 * budget < taken < 1.15 * budget
+
+
+@pytest.mark.parametrize("hidden", [64, 1024])
+def test_tables_of_a_wide_meta_learner_leave_room_for_tiles(
+    hidden: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They took more than the whole budget: tiles of one edge, and minutes a step."""
+    cuts: list[tiling.Sizes] = []
+    original = tiling.cut
+
+    def cut(problem: tiling.Problem, numbers: int) -> tiling.Sizes:
+        cuts.append(original(problem, numbers))
+        return cuts[-1]
+
+    monkeypatch.setattr("kanmeta.passes.tiling.cut", cut)
+    model = kanmeta.convert(kan(784, 32), hidden=hidden, execution="stream")
+    model(torch.ones(4, 784)).sum().backward()
+    assert min(size.columns * size.outputs for size in cuts) > 100
