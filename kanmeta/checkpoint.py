@@ -61,7 +61,7 @@ def save(
             are. The constants scale and offset, a few numbers a layer, are stored as they are.
         prompt_bits: 8, 4, 3 or 2: prompts become codes of so many bits, with an optimal codebook
             for each layer and each number of a prompt, and the file is compressed as a whole.
-            Layers of fewer edges get longer codebooks, whose codes take a few bits more.
+            Layers of fewer edges may get longer codebooks, whose codes take a few bits more.
             16: prompts are stored as float16. Default: as ``dtype`` says.
 
     Raises:

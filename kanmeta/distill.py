@@ -70,7 +70,7 @@ def distill(
             to a codebook of its layer. Codes, codebooks and meta-learners are trained together, so
             that ``save`` with as many bits loses nothing. Needs data. 3.33 bits are 10 numbers a
             codebook: saved with ``prompt_bits=4`` they take about 3.3 bits each, as files are
-            compressed. Layers of fewer edges get longer codebooks, as in :func:`kanmeta.save`.
+            compressed. Layers of fewer edges may get longer ones, as in :func:`kanmeta.save`.
         fit_steps: steps of the fit to the coefficients.
         layer_steps: steps of matching layers.
         steps: steps of matching outputs.

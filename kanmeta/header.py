@@ -224,7 +224,8 @@ def _check_header(header: Mapping[str, Any]) -> None:
         for entry in entries:
             _expect(type(entry) is dict and entry.keys() == fields.keys(), entry)
             _expect(all(type(entry[key]) is kind for key, kind in fields.items()), entry)
-    _expect(header.get("prompt_bits") in (None, *BITS), header.get("prompt_bits"))
+    bits = header.get("prompt_bits")
+    _expect(bits is None or (type(bits) is int and bits in BITS), bits)
     for meta in metas:
         _expect(min(meta["dim_z"], meta["hidden"], meta["dim_w"]) >= 1, meta)
         _expect(meta["activation"] in ACTIVATIONS, meta)

@@ -52,7 +52,8 @@ class Pass:
         arguments: each ``(N, in)``.
         z: prompts, ``(in, out, dim_z)`` or, unless ``input_major``, ``(out, in, dim_z)``.
         way: how coefficients and basis are contracted.
-        budget: bytes of scratch.
+        budget: bytes of scratch. Tables of a meta-learner that take more than half of it, those of
+            some 500 hidden units for one number, come on top.
         wanted: None: a forward pass.
     """
 

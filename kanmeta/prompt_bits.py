@@ -1,8 +1,8 @@
 """Prompts of a few bits: tied while training, and stored as codes with a codebook.
 
 Every layer has a codebook for each number of a prompt: the layer of most edges has ``2**bits``
-entries, smaller ones more (:func:`kanmeta.codebook.layer_levels`), whose codes take 8 bits before
-compression.
+entries, smaller ones often more (:func:`kanmeta.codebook.layer_levels`), whose codes take 8 bits
+before compression.
 """
 
 import math
@@ -18,6 +18,8 @@ from kanmeta.codebook import BITS, layer_levels, pack, packed_bytes, quantise, u
 from kanmeta.errors import CheckpointError, CorruptCheckpointError, PlanError
 
 __all__ = ["check_bits", "decode", "decoded_shapes", "encode", "few_bit_prompts", "prompt_widths"]
+
+_ENTRIES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of a codebook
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -37,11 +39,12 @@ def few_bit_prompts(model: nn.Module, bits: int) -> Iterator[nn.Module]:
 
     Prompts with one code are equal and get the same gradient, the sum over all of them, which is
     the gradient of their entry in the codebook. So every optimiser that treats numbers alike
-    (SGD, Adam, AdamW) keeps them equal, and ``save`` finds the trained codebook again.
+    (SGD, Adam, AdamW) keeps them equal, and ``save`` of the same layers finds the trained codebook
+    again.
 
     Args:
         model: a converted model.
-        bits: 2, 3, 4 or 8, of the layer of most edges; smaller ones have more entries.
+        bits: 2, 3, 4 or 8, of the layer of most edges; smaller ones may have more entries.
 
     Raises:
         NothingToConvertError: ``model`` is not converted.
@@ -111,7 +114,7 @@ def check_bits(bits: object) -> None:
 
 
 def prompt_widths(prompts: Sequence[Tensor], bits: int | None) -> list[float]:
-    """Bits that a number of each layer's prompts takes in a file, compression not counted.
+    """Bits that tell the numbers of each layer's prompts apart in a file.
 
     Args:
         prompts: of each layer, ``(*edge_shape, dim_z)``.
@@ -163,9 +166,10 @@ def decoded_shapes(header: Mapping[str, Any], shapes: Shapes) -> dict[str, tuple
     found = dict(shapes)
     for name, edges, dim_z in _coded(header):
         codes, book = found.pop(f"{name}.codes", ()), found.pop(f"{name}.codebook", ())
-        if len(book) != 2 or book[0] != dim_z or not 1 <= book[1] <= 2 ** BITS[-1]:
+        most = 2 ** (BITS[-1] if header["format"] >= 3 else header["prompt_bits"])
+        if len(book) != 2 or book[0] != dim_z or not 1 <= book[1] <= most:
             raise CorruptCheckpointError(
-                f"{name}.codebook: expected ({dim_z}, 1 to {2 ** BITS[-1]}), found {book}"
+                f"{name}.codebook: expected ({dim_z}, 1 to {most}), found {book}"
             )
         width = _width(book[1], header["prompt_bits"])
         expected = dim_z * packed_bytes(_product(edges), width)
@@ -183,7 +187,7 @@ def decode(header: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
     """
     for name, edges, dim_z in _coded(header):
         packed, books = tensors.pop(f"{name}.codes"), tensors.pop(f"{name}.codebook")
-        if packed.dtype != torch.uint8 or not books.is_floating_point():
+        if packed.dtype != torch.uint8 or books.dtype not in _ENTRIES:
             raise CorruptCheckpointError(
                 f"{name} has codes of {packed.dtype} and a codebook of {books.dtype}"
             )

@@ -5,8 +5,9 @@
 Trains the network, and its converted twin from scratch, with shifted and mirrored images. The
 network is then distilled: by standard normal inputs, and by its training images as they are,
 without labels; one student is trained on, with labels. Files of few bits follow of the models with
-one number a kernel tap. Writes a JSON file each under ``results/distill/``, and the tables there:
-:mod:`recipes.distill_table`.
+one number a kernel tap. Trained networks are kept in ``runs/distill/``; the seconds of a result
+are without training where they were there before. Writes a JSON file each under
+``results/distill/``, and the tables there: :mod:`recipes.distill_table`.
 """
 
 import argparse

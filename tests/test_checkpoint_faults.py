@@ -73,7 +73,7 @@ BAD_FILES = {
     "newer version": (
         lambda p: rewrite(p, lambda h: h.update(format=99, kanmeta="9.9")),
         errors.VersionError,
-        r"format 99.*9\.9.*up to 2",
+        r"format 99.*9\.9.*up to 3",
     ),
     "bad format": (
         lambda p: rewrite(p, lambda h: h.update(format="x")),

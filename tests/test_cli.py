@@ -178,7 +178,7 @@ def test_info_and_inspect_of_a_compact_file(tmp_path: Path) -> None:
     assert record("inspect", out) == {"kind": "compact"} | said
     run("convert", TARGET, out, *SMALL, "--bits", "3", "--force")
     said = record("info", out)
-    assert (said["format"], said["compressed"], said["prompt_bits"]) == (2, True, 3)
+    assert (said["format"], said["compressed"], said["prompt_bits"]) == (3, True, 3)
     assert said["layers"][0]["prompts"] == "3-bit codes"
     run("convert", TARGET, out, *SMALL, "--dtype", "float16", "--force")
     assert record("info", out)["layers"][0]["prompts"] == "F16"

@@ -192,6 +192,19 @@ def integer_codebook(tensors: dict[str, Tensor], header: dict[str, object]) -> N
     tensors[f"{NAME}.codebook"] = tensors[f"{NAME}.codebook"].to(torch.int32)
 
 
+def byte_codebook(tensors: dict[str, Tensor], header: dict[str, object]) -> None:
+    tensors[f"{NAME}.codebook"] = tensors[f"{NAME}.codebook"].to(torch.float8_e4m3fn)
+
+
+def earlier_format(tensors: dict[str, Tensor], header: dict[str, object]) -> None:
+    wide_codebook(tensors, header)
+    header["format"] = 2
+
+
+def broken_bits(tensors: dict[str, Tensor], header: dict[str, object]) -> None:
+    header["prompt_bits"] = 4.0
+
+
 def no_codebook(tensors: dict[str, Tensor], header: dict[str, object]) -> None:
     del tensors[f"{NAME}.codebook"]
 
@@ -219,6 +232,9 @@ DAMAGE = {
     short_codebook: "the codebook has 2 entries",
     signed_codes: "codes of torch.int8",
     integer_codebook: "a codebook of torch.int32",
+    byte_codebook: "a codebook of torch.float8_e4m3fn",
+    earlier_format: r"codebook: expected \(1, 1 to 16\)",
+    broken_bits: "damaged header",
     no_codebook: "codebook: expected",
     other_bits: "codes: expected",
     odd_bits: "damaged header",
@@ -333,7 +349,7 @@ def test_the_gradient_is_that_of_the_codebook_and_ends_with_the_context() -> Non
         pass
 
 
-def test_the_fewer_edges_a_layer_has_the_longer_is_its_codebook() -> None:
+def test_with_fewer_edges_a_codebook_is_longer_unless_that_takes_too_much_room() -> None:
     """As 1 / sqrt(edges); a codebook takes no more room than codes, no code more than a byte."""
     assert codebook.layer_levels(16, [100, 400, 1600]) == [16, 32, 16]
     assert codebook.layer_levels(16, [25_088, 320]) == [16, 58]

@@ -120,9 +120,8 @@ def test_a_pass_takes_its_budget(grid_size: int, uneven: bool, hidden: int) -> N
     assert 0.4 * budget < taken < 1.15 * budget
 
 
-@pytest.mark.parametrize("hidden", [64, 1024])
 def test_tables_of_a_wide_meta_learner_leave_room_for_tiles(
-    hidden: int, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """They took more than the whole budget: tiles of one edge, and minutes a step."""
     cuts: list[tiling.Sizes] = []
@@ -130,9 +129,10 @@ def test_tables_of_a_wide_meta_learner_leave_room_for_tiles(
 
     def cut(problem: tiling.Problem, numbers: int) -> tiling.Sizes:
         cuts.append(original(problem, numbers))
+        assert cuts[-1].columns * cuts[-1].outputs > 100
         return cuts[-1]
 
     monkeypatch.setattr("kanmeta.passes.tiling.cut", cut)
-    model = kanmeta.convert(kan(784, 32), hidden=hidden, execution="stream")
+    model = kanmeta.convert(kan(784, 32), hidden=1024, execution="stream")
     model(torch.ones(4, 784)).sum().backward()
-    assert min(size.columns * size.outputs for size in cuts) > 100
+    assert len(cuts) > 1
