@@ -20,6 +20,8 @@ __all__ = [
 
 Entries = Mapping[tuple[str, str, str], Entry]
 COLOURS = {"plain": "#b4532a", "Meta": "#0b6b5d"}
+MARKERS = {"T5": "o", "T6": "s", "T7": "^"}
+LINES = {"T5": "-", "T6": "--", "T7": ":"}
 
 
 def axes_of(count: int) -> tuple[Any, Any]:
@@ -76,52 +78,59 @@ def error_by_dimension(entries: Entries) -> str:
 
 def accuracy_by_parameters(entries: Entries) -> str:
     """Figure 2: accuracy of Tables 5 to 7 against parameters; empty without results."""
-    points: dict[str, list[tuple[int, float, str]]] = {}
+    points: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for (row, model, protocol), entry in entries.items():
         table, dataset = row.split("|")[:2]
-        if table in ("T5", "T6", "T7") and protocol in ("fair", "last") and entry.mean is not None:
-            points.setdefault(dataset, []).append((entry.parameters, entry.mean, model))
+        if table in MARKERS and protocol in ("fair", "last") and entry.mean is not None:
+            models = points.setdefault(dataset, {})
+            models.setdefault(f"{table} {model}", []).append((entry.parameters, entry.mean))
     if not points:
         return ""
     from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
     figure, axes = axes_of(len(points))
-    for ax, (dataset, found) in zip(axes, sorted(points.items()), strict=True):
-        for kind, colour in COLOURS.items():
-            some = [p for p in found if _kind(p[2]) == kind]
-            ax.scatter([p[0] for p in some], [p[1] for p in some], color=colour, label=kind)
-        for x, y, model in found:
-            ax.annotate(model, (x, y), textcoords="offset points", xytext=(5, 4), fontsize=7)
+    for ax, (dataset, models) in zip(axes, sorted(points.items()), strict=True):
+        for label, found in sorted(models.items()):
+            table, model = label.split()
+            style = {"color": COLOURS[_kind(model)], "marker": MARKERS[table], "label": model}
+            ax.scatter([p[0] for p in found], [p[1] for p in found], alpha=0.7, **style)
         ax.set(title=dataset, xscale="log", xlabel="parameters")
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         ax.xaxis.set_major_formatter(EngFormatter(sep=""))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.margins(x=0.25)
     axes[0].set_ylabel("test accuracy, %")
-    axes[0].legend(frameon=False)
+    axes[0].legend(frameon=False, fontsize=7)
     return svg(figure, "As the paper's Figure 2: parameters against accuracy.")
 
 
 def training_curves(results: Sequence[Result]) -> str:
     """Figure 6: training loss and accuracy over the epochs of Tables 5 to 7, seed 0."""
-    chosen = [
-        r for r in results if r["job"]["seed"] == 0 and r["job"]["row"][:2] in ("T5", "T6", "T7")
-    ]
-    if not chosen:
-        return ""
+    chosen: dict[str, list[Result]] = {}
+    for result in results:
+        table, _, rest = result["job"]["row"].partition("|")
+        if result["job"]["seed"] == 0 and table in LINES:
+            chosen.setdefault(rest.split("|")[0], []).append(result)
+    return "".join(_curves(dataset, found) for dataset, found in sorted(chosen.items()))
+
+
+def _curves(dataset: str, results: Sequence[Result]) -> str:
+    """Of one data set: a line for each network, a label for each kind."""
     figure, axes = axes_of(2)
-    for result in chosen:
+    for result in results:
         job, curve = result["job"], result["curve"]
-        label = f"{job['model']} {job['row'].split('|')[1]} ({job['protocol']})"
-        style = {"lw": 1.4, "ls": "-" if _kind(job["model"]) == "Meta" else "--", "label": label}
+        table = job["row"].split("|")[0]
+        style = {"lw": 1, "ls": LINES[table], "color": COLOURS[_kind(job["model"])]}
         scores = curve["validation"] or curve["test"]
         axes[0].plot(range(1, 1 + len(curve["train_loss"])), curve["train_loss"], **style)
-        axes[1].plot(range(1, 1 + len(scores)), scores, **style)
-    axes[0].set(xlabel="epoch", ylabel="training loss", yscale="log")
+        axes[1].plot(range(1, 1 + len(scores)), scores, label=job["model"], **style)
+    axes[0].set(xlabel="epoch", ylabel="training loss", yscale="log", title=dataset)
     axes[1].set(xlabel="epoch", ylabel="accuracy, %")
-    axes[1].legend(frameon=False, fontsize=7)
+    handles, labels = axes[1].get_legend_handles_labels()
+    once = dict(zip(labels, handles, strict=True))
+    axes[1].legend(once.values(), once.keys(), frameon=False, fontsize=7)
     return svg(
         figure,
-        "As the paper's Figure 6; dashed: not converted. Accuracy on held-out data, "
-        "of older runs on the test data.",
+        "As the paper's Figure 6: every network of Tables 5 to 7, seed 0. Accuracy on held-out "
+        "data, of older runs on the test data.",
     )
