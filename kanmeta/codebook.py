@@ -11,7 +11,7 @@ __all__ = ["BITS", "layer_levels", "pack", "packed_bytes", "quantise", "unpack"]
 BITS = (2, 3, 4, 8)
 """Widths of codes."""
 
-_MOST = 256  # entries of a codebook: a code fits a byte
+_MOST = 2 ** BITS[-1]  # entries of a codebook: its codes have the widest width
 _ENTRY = 32  # bits of an entry
 
 _BINS = 512  # of each kind; the quantiser is exactly optimal up to 1024 distinct values
