@@ -65,7 +65,8 @@ def distill(
             number. Default: KL divergence where the model gives a matrix ``(N, C)`` with C >= 2,
             which are taken for class scores, else mean squared error.
         from_student: go on from the student as it is, for instance one with few-bit prompts
-            (:func:`kanmeta.few_bit_prompts`): only match layers and outputs, copy nothing.
+            (:func:`kanmeta.few_bit_prompts`): only match layers and outputs by gradient, copy
+            nothing.
         prompt_bits: from 1 to 8: a last stage of ``steps`` steps in which every prompt is rounded
             to a codebook of its layer. Codes, codebooks and meta-learners are trained together, so
             that ``save`` with as many bits loses nothing. Needs data. 3.33 bits are 10 numbers a
@@ -119,7 +120,8 @@ def distill(
                 name = None
                 if batches is not None:
                     few = from_student and prompt_bits is not None  # straight to the last stage
-                    name = work.data(loss, 0 if few else layer_steps, 0 if few else steps, tick)
+                    counts = (0, 0) if few else (layer_steps, steps)
+                    name = work.data(loss, *counts, tick, search=not from_student)
                 if prompt_bits is not None:
                     work.few_bits(loss, prompt_bits, steps, tick)
             report = work.report(name, time.perf_counter() - begin)

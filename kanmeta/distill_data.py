@@ -79,12 +79,16 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         """Positional arguments of the model, without end."""
         while True:
-            if self._tensors is not None:
-                order = torch.randperm(len(self._pieces), generator=self._generator)
-                for piece in torch.split(self._pieces[order], self._batch):
-                    yield self._rows(piece)
-            else:
-                yield from map(self._arguments, itertools.islice(self._loader, self._skip, None))
+            yield from self.once()
+
+    def once(self) -> Iterator[tuple[Tensor, ...]]:
+        """Each of the others one time, tensors in a new order."""
+        if self._tensors is None:
+            yield from map(self._arguments, itertools.islice(self._loader, self._skip, None))
+            return
+        order = torch.randperm(len(self._pieces), generator=self._generator)
+        for piece in torch.split(self._pieces[order], self._batch):
+            yield self._rows(piece)
 
     def _rows(self, rows: Tensor) -> tuple[Tensor, ...]:
         assert self._tensors is not None

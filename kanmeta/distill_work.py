@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from kanmeta import code_stage, matching
+from kanmeta import code_stage, layer_matching, matching
 from kanmeta.binding import Binding
 from kanmeta.distill_data import Batches
 from kanmeta.distill_report import DistillReport, LayerReport, Stage
 from kanmeta.layer_metric import Call, first_tensor, gram, standard_call, watching
 from kanmeta.linear_code import pca_floor
-from kanmeta.matching import Loss
+from kanmeta.matching import Loss, relative
 from kanmeta.standard_inputs import standard_inputs
 from kanmeta.transfer import copy_plain, learnt, put_back
 
@@ -89,11 +89,16 @@ class Work:
         if inputs is not None:
             device = next(iter(self.layers.values())).prompts.device
             batches = Batches(inputs, 0, device, self.generator)
-            note = matching.match_layers(self.teacher, self.layers, batches, steps, tick)
+            note = layer_matching.match_layers(self.teacher, self.layers, batches, steps, tick)
         self._stage("layer outputs, standard inputs", start, note)
 
     def data(
-        self, loss: str | Loss | None, layer_steps: int, steps: int, tick: Callable[[], object]
+        self,
+        loss: str | Loss | None,
+        layer_steps: int,
+        steps: int,
+        tick: Callable[[], object],
+        search: bool,
     ) -> str:
         """Match layers, then outputs; return the loss's name."""
         assert self.batches is not None
@@ -104,7 +109,9 @@ class Work:
             before = self._held_out(function)
             kept = [(p, p.detach().clone()) for p in learnt(self.layers)]
             start = time.perf_counter()
-            note = matching.match_layers(self.teacher, self.layers, self.batches, layer_steps, tick)
+            note = layer_matching.match_layers(
+                self.teacher, self.layers, self.batches, layer_steps, tick, search
+            )
             if self._held_out(function) > before:  # better layers need not make a better model
                 put_back(kept)
                 note += "; not kept: the outputs got worse"
@@ -179,7 +186,7 @@ class Work:
         return {n: code_stage.layer_error(b, self.targets[n]) for n, b in self.layers.items()}
 
     def _stage(self, name: str, start: float, note: str = "") -> None:
-        error = _relative(sum(self._errors().values()), sum(self.sizes.values()))
+        error = relative(sum(self._errors().values()), sum(self.sizes.values()))
         self.stages.append(Stage(name, error, time.perf_counter() - start, note))
 
     @torch.no_grad()
@@ -193,16 +200,13 @@ class Work:
         functions: Mapping[str, float] = {}
         output_error = agreement = None
         if self.batches is not None:
-            functions = matching.layer_errors(self.teacher, self.layers, self.batches)
+            functions = layer_matching.layer_errors(self.teacher, self.layers, self.batches)
+            output_error = matching.output_error(self.student, self.teacher, self.batches)
             pairs = [
                 (first_tensor(self.student(*b)), first_tensor(self.teacher(*b)))
                 for b in self.batches.held_out
             ]
             ours, theirs = (torch.cat([p[i] for p in pairs]) for i in (0, 1))
-            output_error = _relative(
-                float((ours - theirs).double().square().sum()),
-                float(theirs.double().square().sum()),
-            )
             if theirs.ndim == 2 and theirs.shape[1] >= 2:
                 agreement = float((ours.argmax(1) == theirs.argmax(1)).double().mean())
         return DistillReport(
@@ -211,27 +215,20 @@ class Work:
                     name,
                     b.spec.edges,
                     b.spec.dim_w,
-                    _relative(errors[name], self.sizes[name]),
-                    _relative(floors[name], self.sizes[name]),
+                    relative(errors[name], self.sizes[name]),
+                    relative(floors[name], self.sizes[name]),
                     functions.get(name),
                 )
                 for name, b in self.layers.items()
             ),
             stages=tuple(self.stages),
-            coefficient_error=_relative(sum(errors.values()), sum(self.sizes.values())),
-            pca_floor=_relative(sum(floors.values()), sum(self.sizes.values())),
+            coefficient_error=relative(sum(errors.values()), sum(self.sizes.values())),
+            pca_floor=relative(sum(floors.values()), sum(self.sizes.values())),
             loss=loss,
             output_error=output_error,
             agreement=agreement,
             seconds=seconds,
         )
-
-
-def _relative(squared: float, reference: float) -> float:
-    """Relative error from squared sums; that of nothing is 0 where nothing was asked for."""
-    if reference == 0:
-        return 0.0 if squared == 0 else float("inf")
-    return float((squared / reference) ** 0.5)
 
 
 def _pooled(metrics: Sequence[Tensor | None]) -> Tensor | None:

@@ -8,12 +8,13 @@ from torch import Tensor
 from kanmeta.linear_code import blocks
 from kanmeta.meta import ACTIVATIONS, MetaLearner
 
-__all__ = ["Targets", "best_codes", "search"]
+__all__ = ["GRID", "Targets", "best_codes", "grid", "search"]
 
 Targets = Callable[[int, "slice | Tensor"], Tensor]
 """(layer, edges) -> their targets ``(E, dim_w)``."""
 
-_GRID = {1: 1024, 2: 64}  # dim_z -> points an axis on which the best code of an edge is looked for
+GRID = {1: 1024, 2: 64}
+"""dim_z -> points an axis on which the best code of an edge is looked for."""
 
 
 @torch.no_grad()
@@ -27,17 +28,20 @@ def best_codes(meta: MetaLearner, codes: Sequence[Tensor], targets: Targets) -> 
     return result
 
 
+def grid(u: Tensor) -> Tensor:
+    """Points of a grid over all codes ``(E, dim_z)`` and a little beyond, ``(points, dim_z)``."""
+    low, high = u.amin(0), u.amax(0)
+    line = torch.linspace(-0.05, 1.05, GRID[u.shape[1]]).to(u)
+    axes = [lo + (hi - lo) * line for lo, hi in zip(low, high, strict=True)]
+    return torch.cartesian_prod(*axes).view(-1, u.shape[1])
+
+
 @torch.no_grad()
 def search(meta: MetaLearner, u: Tensor, x: Tensor) -> Tensor:
     """For one and two numbers: the best point of a grid over all codes, where it beats ``u``."""
-    if meta.dim_z not in _GRID:
+    if meta.dim_z not in GRID:
         return u
-    low, high = u.amin(0), u.amax(0)
-    line = torch.linspace(-0.05, 1.05, _GRID[meta.dim_z]).to(u)
-    points = torch.cartesian_prod(
-        *[lo + (hi - lo) * line for lo, hi in zip(low, high, strict=True)]
-    )
-    points = points.view(-1, meta.dim_z)
+    points = grid(u)
     decoded = meta(points)
     result = u.clone()
     for rows in (slice(i, i + 4096) for i in range(0, len(u), 4096)):

@@ -1,8 +1,9 @@
-"""Distilling by gradient: layers, then the whole model, are made to give the teacher's outputs."""
+"""Distilling by gradient: a converted model is made to give the teacher's outputs."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,22 +12,56 @@ from torch import Tensor, nn
 from kanmeta.binding import Binding
 from kanmeta.distill_data import Batches
 from kanmeta.errors import PlanError
-from kanmeta.layer_metric import Call, first_tensor, watching
+from kanmeta.layer_metric import first_tensor
 from kanmeta.rounded import RoundedPrompts
 
-__all__ = ["Loss", "evaluating", "layer_errors", "match_layers", "match_outputs", "resolve_loss"]
+__all__ = [
+    "Loss",
+    "Objective",
+    "Trained",
+    "evaluating",
+    "held_out_loss",
+    "match_outputs",
+    "output_error",
+    "relative",
+    "resolve_loss",
+    "train",
+]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(student's output, teacher's output) -> a number."""
 
-LAYER_RATES, OUTPUT_RATES, FEW_BIT_RATES = (3e-3, 1e-3), (1e-3, 1e-3), (1e-3, 3e-4)
-"""Adam's rates of prompts and of meta-learners. Larger ones make outputs worse first."""
+Objective = Callable[[tuple[Tensor, ...]], Tensor]
+"""A batch, the model's positional arguments -> a number to be lowered."""
+
+FEW_BIT_RATES = (1e-3, 3e-4)
+"""Adam's rates of prompts and of meta-learners where prompts are rounded."""
+
+_RATE, _ROUGH = 1e-3, 0.25
+"""Adam's rate elsewhere, and the relative error of outputs below which it is less in proportion.
+
+A step that moves outputs by more than they lack makes them worse first.
+"""
 
 _WARM_UP = 50  # steps: Adam's first ones are too long, and the start is good
 
 _CHECK = 50  # steps between two looks at the held-out batches
 _PATIENCE = 4  # looks without progress before it stops, once the rates have fallen
 _FALLEN = 0.75  # share of the steps; before, large rates hide the progress that falling ones show
+
+
+class Trained(NamedTuple):
+    """What training gave: held-out loss before and after, and the step of the state that stays."""
+
+    first: float
+    best: float
+    at: int
+    steps: int
+
+    def __str__(self) -> str:
+        """For a report."""
+        progress = f"held-out loss {self.first:.4g} -> {self.best:.4g}"
+        return f"{progress}, best at step {self.at} of {self.steps}"
 
 
 def resolve_loss(loss: "str | Loss | None", output: Tensor) -> tuple[str, Loss]:
@@ -90,74 +125,44 @@ def match_outputs(
             target = first_tensor(teacher(*batch))
         return loss(first_tensor(student(*batch)), target)
 
-    rates = OUTPUT_RATES if levels is None else FEW_BIT_RATES
-    return _train(list(layers.values()), objective, data, rates, steps, tick, levels)
-
-
-def match_layers(
-    teacher: nn.Module,
-    layers: Mapping[str, Binding],
-    data: Batches,
-    steps: int,
-    tick: Callable[[], object],
-) -> str:
-    """Train prompts and meta-learners so that each layer's output is that of the teacher's layer.
-
-    Both get the teacher's inputs. The error is that of the layer's whole function: in the metric of
-    the Gram matrix of all basis functions of all inputs, correlations between inputs included.
-    """
-    with watching(teacher, list(layers)) as calls:
-
-        def objective(batch: tuple[Tensor, ...]) -> Tensor:
-            with torch.no_grad():
-                teacher(*batch)
-            terms = [relative_error(layers[n].layer, call) for n in calls for call in calls[n]]
-            for made in calls.values():
-                made.clear()
-            if not terms:
-                raise PlanError("the teacher's forward called none of the layers")
-            return torch.stack(terms).sum()
-
-        return _train(list(layers.values()), objective, data, LAYER_RATES, steps, tick)
-
-
-def relative_error(layer: nn.Module, call: Call) -> Tensor:
-    """||y - y_teacher||^2 / ||y_teacher||^2 of a layer at the arguments of ``call``."""
-    error = (first_tensor(layer(*call.args, **call.kwargs)) - call.output).square().sum()
-    return error / call.output.square().sum().clamp(min=torch.finfo(error.dtype).tiny)
+    rates = FEW_BIT_RATES
+    if levels is None:
+        rate = _RATE * min(1.0, output_error(student, teacher, data) / _ROUGH)
+        rates = rate, rate
+    return str(train(list(layers.values()), objective, data, rates, steps, tick, levels))
 
 
 @torch.no_grad()
-def layer_errors(
-    teacher: nn.Module, layers: Mapping[str, Binding], data: Batches
-) -> dict[str, float]:
-    """Relative error of each layer's output, held-out batches; of the layers that are called."""
-    above: dict[str, float] = dict.fromkeys(layers, 0.0)
-    below: dict[str, float] = dict.fromkeys(layers, 0.0)
-    with watching(teacher, list(layers)) as calls:
-        for batch in data.held_out:
-            teacher(*batch)
-            for name, made in calls.items():
-                for call in made:
-                    y = first_tensor(layers[name].layer(*call.args, **call.kwargs))
-                    above[name] += float((y - call.output).square().sum())
-                    below[name] += float(call.output.square().sum())
-                made.clear()
-    return {n: math.sqrt(above[n] / below[n]) for n in layers if below[n] > 0}
+def output_error(student: nn.Module, teacher: nn.Module, data: Batches) -> float:
+    """Relative error ||student - teacher|| / ||teacher|| of the outputs, held-out batches."""
+    above = below = 0.0
+    for batch in data.held_out:
+        y = first_tensor(teacher(*batch)).double()
+        above += float((first_tensor(student(*batch)).double() - y).square().sum())
+        below += float(y.square().sum())
+    return relative(above, below)
 
 
-def _train(
+def relative(squared: float, reference: float) -> float:
+    """Relative error from squared sums; that of nothing is 0 where nothing was asked for."""
+    if reference == 0:
+        return 0.0 if squared == 0 else math.inf
+    return math.sqrt(squared / reference)
+
+
+def train(
     layers: Sequence[Binding],
-    objective: Callable[[tuple[Tensor, ...]], Tensor],
+    objective: Objective,
     data: Batches,
     rates: tuple[float, float],
     steps: int,
     tick: Callable[[], object],
     levels: int | None = None,
-) -> str:
+) -> Trained:
     """Adam on a cosine schedule; what was best on the held-out batches is what stays."""
     if steps == 0:
-        return ""
+        loss_now = held_out_loss(objective, data)
+        return Trained(loss_now, loss_now, 0, 0)
     prompts = list({id(b.prompts): b.prompts for b in layers}.values())
     metas = list({id(p): p for b in layers for p in b.meta_learner.parameters()}.values())
     everything = [*prompts, *metas]
@@ -171,7 +176,7 @@ def _train(
         optimizer,
         lambda step: min(1.0, (step + 1) / _WARM_UP) * (1 + math.cos(math.pi * step / steps)) / 2,
     )
-    best, at = _held_out(objective, data), 0
+    best, at = held_out_loss(objective, data), 0
     first = best
     kept = [p.detach().clone() for p in everything]
     with ExitStack() as stack:
@@ -190,13 +195,13 @@ def _train(
             if rounded is not None:
                 rounded.write()
             if step % _CHECK == 0 or step == steps:
-                now = _held_out(objective, data)
+                now = held_out_loss(objective, data)
                 if now < best:
                     best, at = now, step
                     kept[:] = [p.detach().clone() for p in everything]
                 elif step - max(at, _FALLEN * steps) >= _PATIENCE * _CHECK:
                     break
-    return f"held-out loss {first:.4g} -> {best:.4g}, best at step {at} of {steps}"
+    return Trained(first, best, at, steps)
 
 
 @contextmanager
@@ -222,7 +227,8 @@ def _put(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
 
 
 @torch.no_grad()
-def _held_out(objective: Callable[[tuple[Tensor, ...]], Tensor], data: Batches) -> float:
+def held_out_loss(objective: Objective, data: Batches) -> float:
+    """Mean over the held-out batches; infinite if it is no number."""
     losses = [float(objective(batch)) for batch in data.held_out]
     mean = sum(losses) / len(losses)
     return mean if math.isfinite(mean) else math.inf

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import kanmeta
-from kanmeta import code_fit, errors, matching
+from kanmeta import code_fit, errors, layer_matching, matching
 from kanmeta.distill_data import Batches
 from kanmeta.layer_metric import standard_call
 from kanmeta.linear_code import linear_code, pca_floor, squared_error
@@ -220,7 +220,7 @@ def test_standard_normal_inputs_stand_in_for_data(name: str) -> None:
             call = standard_call(layer, binding.spec, torch.Generator().manual_seed(1))
             assert call is not None
             with torch.no_grad():
-                total += float(matching.relative_error(binding.layer, call))
+                total += float(layer_matching.relative_error(binding.layer, call))
         errors_at[data] = total
         note = report.stages[0].note
         assert note == ("of the coefficients" if data is None else note)
@@ -543,6 +543,7 @@ def test_codes_can_be_trained(bits: float, width: int, tmp_path: Path) -> None:
     rounded = copy.deepcopy(student)
     with kanmeta.few_bit_prompts(rounded, width), torch.no_grad():
         before = float((rounded(x) - teacher(x)).norm())
+        plain = float((student(x) - teacher(x)).norm())
     report = kanmeta.distill(
         student, teacher, data=x, loss="mse", from_student=True, prompt_bits=bits, steps=400,
         progress=False,
@@ -550,7 +551,7 @@ def test_codes_can_be_trained(bits: float, width: int, tmp_path: Path) -> None:
     assert [stage.name for stage in report.stages] == [f"outputs (mse), {bits} bits"]
     with torch.no_grad():
         after = float((student(x) - teacher(x)).norm())
-    assert after < (0.7 if bits == width else 1) * before  # 10 numbers trained, 16 not
+    assert after < plain + (0.6 if bits == width else 1) * (before - plain)  # 10 trained, 16 not
     for z in kanmeta.prompts(student).values():
         assert all(len(column.unique()) <= int(2**bits) for column in z.detach().reshape(-1, 2).T)
     kanmeta.save(student, tmp_path / "m.safetensors", prompt_bits=width)

@@ -1,0 +1,144 @@
+"""The search for better prompts while the other edges of a layer stay."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import kanmeta
+from kanmeta import edge_descent, layer_matching
+from kanmeta.access import complete_layers
+from kanmeta.distill_data import Batches
+from kanmeta.edge_search import grid
+from kanmeta.layer_metric import Call, watching
+from recipes.reference.efficient_kan import KANLinear
+from recipes.reference.fast_kan import FastKANLayer
+from tests.cases import CASES, Case, case
+
+pytestmark = pytest.mark.filterwarnings("ignore::kanmeta.errors.LargerModelWarning")
+
+
+def _pair(
+    seed: int, widths: tuple[int, int], dim_z: int, kind: type[nn.Module] = KANLinear
+) -> tuple[nn.Module, nn.Module, Tensor]:
+    """A layer, a converted one of other coefficients, and inputs that go together."""
+    torch.manual_seed(seed)
+    teacher = nn.Sequential(kind(*widths))
+    student = kanmeta.convert(nn.Sequential(kind(*widths)), dim_z=dim_z, hidden=6)
+    common = torch.randn(96, 1)
+    return teacher, student, common + 0.5 * torch.randn(96, widths[0])
+
+
+@torch.no_grad()
+def _error(teacher: nn.Module, student: nn.Module, x: Tensor) -> float:
+    return float((teacher(x) - student(x)).square().sum())
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    seed=st.integers(0, 1000),
+    widths=st.tuples(st.integers(2, 20), st.integers(1, 5)),
+    dim_z=st.sampled_from((1, 2)),
+    kind=st.sampled_from((KANLinear, FastKANLayer)),
+)
+def test_a_round_only_lowers_the_error_of_the_layer(
+    seed: int, widths: tuple[int, int], dim_z: int, kind: type[nn.Module]
+) -> None:
+    teacher, student, x = _pair(seed, widths, dim_z, kind)
+    (binding,) = complete_layers(student).values()
+    with torch.no_grad():
+        calls = [Call((part,), {}, teacher(part)) for part in x.split(40)]
+    before, prompts = _error(teacher, student, x), binding.prompts.detach().clone()
+    helped = edge_descent.descend(binding, calls)
+    assert helped == (_error(teacher, student, x) < before)
+    assert helped or torch.equal(binding.prompts, prompts)
+
+
+def test_with_one_input_it_is_the_best_point_of_the_grid() -> None:
+    teacher, student, x = _pair(0, (1, 3), 1)
+    (binding,) = complete_layers(student).values()
+    points, errors = grid(binding.prompts.detach().reshape(-1, 1)), []
+    trial = copy.deepcopy(student)
+    (other,) = complete_layers(trial).values()
+    with torch.no_grad():
+        for point in points:
+            other.prompts.copy_(point.expand_as(other.prompts))
+            errors.append((teacher(x) - trial(x)).square().sum(0))
+        best = torch.stack(errors).amin(0)
+        assert edge_descent.descend(binding, [Call((x,), {}, teacher(x))])
+        reached = (teacher(x) - student(x)).square().sum(0)
+    assert (reached <= best * 1.001 + 1e-6).all()
+
+
+def test_it_finds_what_a_fit_of_each_edge_alone_cannot() -> None:
+    """Two inputs that are always equal: what one edge lacks the other can add."""
+    teacher, student, _ = _pair(3, (2, 4), 1)
+    x = torch.randn(96, 1).expand(96, 2).contiguous()
+    (binding,) = complete_layers(student).values()
+    with torch.no_grad():
+        call = Call((x,), {}, teacher(x))
+        edge_descent.descend(binding, [call])
+        alone = _error(teacher, student, x)
+        for _ in range(4):
+            edge_descent.descend(binding, [call])
+    assert _error(teacher, student, x) < 0.9 * alone
+
+
+class _Louder(KANLinear):
+    """Computes something else than its base class: what the adapter says is not true of it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -3 * super().forward(x)
+
+
+def test_a_basis_that_is_not_the_layers_changes_nothing() -> None:
+    teacher, student, x = _pair(0, (6, 4), 1, _Louder)
+    (binding,) = complete_layers(student).values()
+    prompts = binding.prompts.detach().clone()
+    with torch.no_grad():
+        assert not edge_descent.descend(binding, [Call((x,), {}, teacher(x))])
+    assert torch.equal(binding.prompts, prompts)
+
+
+@pytest.mark.parametrize("c", CASES, ids=lambda c: c.name)
+@pytest.mark.parametrize("dim_z", [1, 3])
+def test_every_layer_that_can_be_searched_gets_better(c: Case, dim_z: int) -> None:
+    teacher, x = c.model(torch.float32).eval(), c.x(dtype=torch.float32)
+    torch.manual_seed(5)
+    student = c.convert(c.model(torch.float32), dim_z=dim_z, hidden=8).eval()
+    layers = complete_layers(student)
+    searched = edge_descent.searchable(teacher, layers, Batches(x, 4, x.device, None))
+    if dim_z == 3 or not searched:
+        assert not searched or dim_z < 3
+        return
+    with watching(teacher, list(searched)) as calls, torch.no_grad():
+        teacher(x)
+    for name, binding in searched.items():
+        assert edge_descent.descend(binding, calls[name]), name
+
+
+@pytest.mark.parametrize("name", ["efficient-kan-scaler", "fast-kan-base-norm"])
+def test_layers_with_a_known_basis_are_searched(name: str) -> None:
+    c = case(name)
+    x = c.x(dtype=torch.float32)
+    student = c.convert(c.model(torch.float32), dim_z=1, hidden=8).eval()
+    layers = complete_layers(student)
+    data = Batches(x, 4, x.device, None)
+    assert set(edge_descent.searchable(c.model(torch.float32).eval(), layers, data)) == {*layers}
+
+
+def test_a_search_that_makes_held_out_inputs_worse_is_undone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    teacher, student, x = _pair(0, (6, 4), 1)
+    layers = complete_layers(student)
+    prompts = next(iter(layers.values())).prompts
+    before = prompts.detach().clone()
+    monkeypatch.setattr(edge_descent, "search", lambda *_: prompts.data.mul_(30))
+    data = Batches(x, 16, x.device, None)
+    note = layer_matching.match_layers(teacher, layers, data, 0, lambda: None)
+    assert torch.equal(prompts, before)
+    assert "0 of 3 searches" in note
