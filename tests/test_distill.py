@@ -200,7 +200,7 @@ def test_each_stage_helps_and_is_reported() -> None:
     assert json.loads(json.dumps(report.as_dict()))["layers"][0]["edges"] == 96
 
 
-@pytest.mark.parametrize("name", ["pykan", "private-conv-tap"])
+@pytest.mark.parametrize("name", ["pykan", "private-conv-tap", "torch-conv-kan-spline"])
 def test_standard_normal_inputs_stand_in_for_data(name: str) -> None:
     """Smaller function errors than coefficients alone give, where inputs are standard normal."""
     c = case(name)

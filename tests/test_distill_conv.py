@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from recipes import distill_conv
 @pytest.fixture
 def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file like CIFAR-10's, and steps that take seconds."""
-    few = {"EPOCHS": 1, "FIT_STEPS": 2, "LAYER_STEPS": 1, "STEPS": 1, "CHANNELS": (4, 4, 4, 4)}
+    few: dict[str, Any] = {"EPOCHS": 1, "FIT_STEPS": 2, "LAYER_STEPS": 1, "STEPS": 1, "HIDDEN": 4}
+    few["CHANNELS"] = (4, 4, 4, 4)
     for name, value in few.items():
         monkeypatch.setattr(distill_conv, name, value)
     random = np.random.default_rng(0)
@@ -40,7 +42,7 @@ def test_every_model_is_recorded_once_for_each_number_of_images(
         ("distilled", 1, "training images"),
         ("distilled, trained on", 1, "all, with labels"),
     }
-    assert all(len(r["files"]) == (r["dim_z"] == 1) for r in found.values())
+    assert all(len(r["files"]) == (r["kind"] != "distilled") for r in found.values())
     assert {r["images"] for r in found.values()} == {32}
     assert "distilled" in (folder / "README.md").read_text()
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}
