@@ -21,7 +21,7 @@ from kanmeta.shadow import Shadow, has_hooks, rows_are_mixed
 from kanmeta.spec import LayerSpec
 from kanmeta.stream import Sources
 
-__all__ = ["agrees", "compute", "fits"]
+__all__ = ["agrees", "compute", "fits", "geometry_of"]
 
 
 def fits(layer: nn.Module, spec: LayerSpec, mapped: bool, args: tuple[Any, ...]) -> bool:
@@ -67,7 +67,7 @@ def compute(
     """
     basis = spec.basis
     assert isinstance(basis, Convolution)
-    geometry = _geometry(layer.get_submodule(basis.like), spec.kernel)
+    geometry = geometry_of(layer.get_submodule(basis.like), spec.kernel)
     branches = [basis.branches[slot.path] for slot in spec.slots]
     each = [f for f in (branch.functions(layer) for branch in branches) if f is not None]
     if geometry is None or len(each) != len(branches) or min(geometry.outputs(x.shape[2:])) < 1:
@@ -119,7 +119,7 @@ def agrees(
     """
     basis = spec.basis
     assert isinstance(basis, Convolution)
-    geometry = _geometry(layer.get_submodule(basis.like), spec.kernel)
+    geometry = geometry_of(layer.get_submodule(basis.like), spec.kernel)
     if geometry is None:
         return False
     small = [
@@ -169,7 +169,7 @@ def _groups(spec: LayerSpec) -> int:
     return spec.sizes["g"] if "g" in spec.edge_axes else 1
 
 
-def _geometry(convolution: nn.Module, kernel: tuple[int, ...]) -> Geometry | None:
+def geometry_of(convolution: nn.Module, kernel: tuple[int, ...]) -> Geometry | None:
     """Of a torch convolution; None if it pads with other numbers than 0, or as much as needed."""
     padding = getattr(convolution, "padding", None)
     if getattr(convolution, "padding_mode", "zeros") != "zeros" or not isinstance(padding, tuple):

@@ -33,7 +33,7 @@ def test_memory_grows_by_a_few_numbers_an_edge_however_wide_the_meta_learner(
 ) -> None:
     monkeypatch.setattr(linear_code, "_BLOCK", 1000)
     monkeypatch.setattr(code_fit, "_SAMPLE", 1000)
-    monkeypatch.setattr(edge_search, "_GRID", {1: 16})
+    monkeypatch.setattr(edge_search, "GRID", {1: 16})
     small, large = 4_000, 12_000
     grown = (peak(large) - peak(small)) / (large - small)  # bytes an edge, its coefficients too
     floats = grown / 4 - DIM_W
