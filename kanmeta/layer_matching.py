@@ -11,7 +11,7 @@ from kanmeta.binding import Binding
 from kanmeta.distill_data import Batches
 from kanmeta.errors import PlanError
 from kanmeta.layer_metric import Call, first_tensor, watching
-from kanmeta.matching import Objective, held_out_loss, train
+from kanmeta.matching import held_out_loss, train
 from kanmeta.transfer import put_back
 
 __all__ = ["layer_errors", "match_layers", "relative_error"]
@@ -48,30 +48,27 @@ def match_layers(
     searched = edge_descent.searchable(teacher, layers, data) if search else {}
     if not searched:
         return str(train(everything, objective, data, _RATES, steps, tick))
-    first, helped = held_out_loss(objective, data), 0
-    parts = [steps - 2 * (steps // 4), steps // 4, steps // 4]
-    for part in parts:
-        best = train(everything, objective, data, _RATES, part, tick).best
-        helped += _search(teacher, searched, objective, data, best)
+    first, helped = held_out_loss(objective, data), set[str]()
+    for part in (steps - 2 * (steps // 4), steps // 4, steps // 4):
+        train(everything, objective, data, _RATES, part, tick)
+        helped |= _search(teacher, searched, data)
     best = held_out_loss(objective, data)
-    searches = f"{helped} of {len(parts)} searches for better prompts helped"
+    searches = f"searches for better prompts helped in {len(helped)} of {len(layers)} layers"
     return f"held-out loss {first:.4g} -> {best:.4g}, {searches}"
 
 
-def _search(
-    teacher: nn.Module,
-    layers: Mapping[str, Binding],
-    objective: Objective,
-    data: Batches,
-    best: float,
-) -> bool:
-    """Search for better prompts; whether it lowered the held-out loss, else they are put back."""
-    before = [(b.prompts, b.prompts.detach().clone()) for b in layers.values()]
+def _search(teacher: nn.Module, layers: Mapping[str, Binding], data: Batches) -> set[str]:
+    """Search for better prompts; names of the layers whose held-out error is less for it.
+
+    The prompts of the others are put back.
+    """
+    before = layer_errors(teacher, layers, data)
+    prompts = {name: (b.prompts, b.prompts.detach().clone()) for name, b in layers.items()}
     edge_descent.search(teacher, layers, data)
-    if held_out_loss(objective, data) < best:
-        return True
-    put_back(before)
-    return False
+    after = layer_errors(teacher, layers, data)
+    helped = {name for name, error in after.items() if error < before[name]}
+    put_back([pair for name, pair in prompts.items() if name not in helped])
+    return helped
 
 
 def relative_error(layer: nn.Module, call: Call) -> Tensor:

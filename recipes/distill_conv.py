@@ -48,8 +48,8 @@ FROM_SCRATCH = Settings(
     prompt_weight_decay=1e-4, batch=BATCH,
 )  # fmt: skip
 TRAINED_ON = replace(FROM_SCRATCH, prompt_lr=2e-3, meta_lr=3e-4)
-HIDDEN = 64  # of distilled students that are not stored: a longer curve fits more
-FIT_STEPS, LAYER_STEPS, STEPS = 800, 300, 500
+HIDDEN = 256  # of distilled students that are not stored: a longer curve fits more
+FIT_STEPS, LAYER_STEPS, STEPS, TUNING_STEPS = 800, 300, 800, 500
 RUNS = ((4, "normal"), (1, "training images"), (2, "training images"))  # dim_z, data
 BITS = 3.47  # 11 numbers a codebook, in a file of 4 bits
 
@@ -134,7 +134,7 @@ def run(args: argparse.Namespace) -> None:
 
     def stored(model: nn.Module) -> dict[str, Any]:
         small = copy.deepcopy(model)
-        distil(small, model, from_student=True, prompt_bits=BITS, steps=STEPS)
+        distil(small, model, from_student=True, prompt_bits=BITS, steps=TUNING_STEPS)
         to = path.with_name(f"{label}-compact.safetensors")
         kanmeta.save(small, to, prompt_bits=4, dtype=torch.float16)
         fresh = kanmeta.load(build(args.seed, data.shape), to)

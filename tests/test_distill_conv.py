@@ -13,7 +13,14 @@ from recipes import distill_conv
 @pytest.fixture
 def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file like CIFAR-10's, and steps that take seconds."""
-    few: dict[str, Any] = {"EPOCHS": 1, "FIT_STEPS": 2, "LAYER_STEPS": 1, "STEPS": 1, "HIDDEN": 4}
+    few: dict[str, Any] = {
+        "EPOCHS": 1,
+        "FIT_STEPS": 2,
+        "LAYER_STEPS": 1,
+        "STEPS": 1,
+        "TUNING_STEPS": 1,
+        "HIDDEN": 4,
+    }
     few["CHANNELS"] = (4, 4, 4, 4)
     for name, value in few.items():
         monkeypatch.setattr(distill_conv, name, value)
