@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from kanmeta import code_stage, layer_matching, matching
+from kanmeta import code_stage, edge_functions, layer_matching, matching
 from kanmeta.binding import Binding
 from kanmeta.distill_data import Batches
 from kanmeta.distill_report import DistillReport, LayerReport, Stage
@@ -162,7 +162,11 @@ class Work:
         made = self._calls()
         for name, binding in self.layers.items():
             layer = self.teacher.get_submodule(name)
-            matrix = gram(layer, binding.spec, made[name], self.generator) if name in made else None
+            if name not in made:
+                continue
+            matrix = gram(layer, binding.spec, made[name], self.generator)
+            if matrix is None:  # a norm or an activation after the sums, maybe
+                matrix = edge_functions.gram(layer, binding.spec, made[name])
             if matrix is not None:
                 found[name] = matrix
         return found

@@ -12,6 +12,8 @@ of an input at once, as they do not depend on one another. For a convolution an 
 at a position of the kernel. A norm or an activation after the sums is left out.
 """
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -22,11 +24,13 @@ from kanmeta.binding import Binding
 from kanmeta.distill_data import Batches
 from kanmeta.edge_search import GRID, grid
 from kanmeta.layer_metric import Call, first_tensor, watching
+from kanmeta.spec import LayerSpec
 
 __all__ = ["descend", "search", "searchable"]
 
 _ROWS = 1 << 14  # of each layer that are searched with
 _NUMBERS = 1 << 26  # of inputs and outputs of all layers that are kept for it
+_BATCHES = 256  # at most that are looked at, should a layer get few rows of each
 
 
 @torch.no_grad()
@@ -41,6 +45,7 @@ def searchable(
         for name, b in layers.items()
         if b.meta_learner.dim_z in GRID
         and b.meta_learner.dim_z < b.meta_learner.dim_w
+        and b.spec.sizes.get("g", 1) == 1
         and edge_functions.are_known(b.layer, b.spec, b.map is not None, calls[name])
     }
 
@@ -51,13 +56,14 @@ def search(teacher: nn.Module, layers: Mapping[str, Binding], data: Batches) -> 
     kept: dict[str, list[Call]] = {name: [] for name in layers}
     rows, numbers = dict.fromkeys(layers, 0), 0
     with watching(teacher, list(layers)) as calls:
-        for batch in data.once():
+        for batch in itertools.islice(data.once(), _BATCHES):
             teacher(*batch)
             for name, made in calls.items():
                 for call in made if rows[name] < _ROWS else ():
-                    kept[name].append(call)
-                    rows[name] += edge_functions.rows(layers[name].spec, call)
-                    numbers += call.args[0].numel() + call.output.numel()
+                    part = _cut(call, layers[name].spec, _ROWS - rows[name])
+                    kept[name].append(part)
+                    rows[name] += edge_functions.rows(layers[name].spec, part)
+                    numbers += part.args[0].numel() + part.output.numel()
                 made.clear()
             if numbers >= _NUMBERS or min(rows.values()) >= _ROWS:
                 break
@@ -65,6 +71,13 @@ def search(teacher: nn.Module, layers: Mapping[str, Binding], data: Batches) -> 
         if kept[name]:
             target = binding.spec.read(teacher.get_submodule(name))
             descend(binding, target, kept[name])
+
+
+def _cut(call: Call, spec: LayerSpec, wanted: int) -> Call:
+    """The first rows or images of a call, as many as are wanted."""
+    each = max(1, edge_functions.rows(spec, call) // max(1, len(call.output)))
+    number = math.ceil(wanted / each)
+    return Call((call.args[0][:number],), {}, call.output[:number])
 
 
 @torch.no_grad()
@@ -89,26 +102,29 @@ def descend(binding: Binding, target: Tensor, calls: Sequence[Call]) -> bool:
     before, prompts = _squared_error(binding, calls), binding.prompts.detach().clone()
     axis = spec.edge_axes.index("o")
     codes = _by_input(prompts, axis).clone()  # (inputs, out, dim_z)
-    lacking = meta(codes, scale, offset) - _by_input(target, axis)  # (inputs, out, dim_w)
-    values = edge_functions.functions(layer, spec, calls)
-    error = sum(v.T @ w.T for v, w in zip(values, lacking, strict=True))  # (rows, out)
-    assert isinstance(error, Tensor)
+    goal = _by_input(target, axis)
+    error = torch.zeros((), device=codes.device, dtype=codes.dtype)
+    for i, values in enumerate(edge_functions.functions(layer, spec, calls)):
+        error = error + values.T @ (meta(codes[i], scale, offset) - goal[i]).T  # (rows, out)
     points = grid(codes.reshape(-1, meta.dim_z))
     decoded = meta(points, scale, offset)  # (points, dim_w)
-    for i, values_i in enumerate(edge_functions.functions(layer, spec, calls)):  # (dim_w, rows)
+    for i, values in enumerate(edge_functions.functions(layer, spec, calls)):  # (dim_w, rows)
         now = meta(codes[i], scale, offset)  # (out, dim_w)
-        gram = values_i @ values_i.T
-        linear = gram @ now.T - values_i @ error  # (dim_w, out)
+        gram = values @ values.T
+        linear = gram @ now.T - values @ error  # (dim_w, out)
         costs = ((decoded @ gram) * decoded).sum(1, keepdim=True) - 2 * decoded @ linear
         least, index = costs.min(0)
         better = least < ((now @ gram) * now).sum(1) - 2 * (now * linear.T).sum(1)
-        error += values_i.T @ torch.where(better[:, None], decoded[index] - now, 0.0).T
+        error += values.T @ torch.where(better[:, None], decoded[index] - now, 0.0).T
         codes[i] = torch.where(better[:, None], points[index], codes[i])
-    _by_input(binding.prompts, axis, into=codes)
-    if _squared_error(binding, calls) < before:
-        return True
-    binding.prompts.copy_(prompts)
-    return False
+    helped = False
+    try:
+        _by_input(binding.prompts, axis, into=codes)
+        helped = _squared_error(binding, calls) < before
+    finally:
+        if not helped:  # or interrupted
+            binding.prompts.copy_(prompts)
+    return helped
 
 
 def _by_input(t: Tensor, axis: int, into: Tensor | None = None) -> Tensor:

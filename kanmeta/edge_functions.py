@@ -4,32 +4,38 @@ A linear layer sums over inputs, a convolution over channels and positions of it
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kanmeta import conv_fast, fast
-from kanmeta.basis import Basis
+from kanmeta.basis import Known
 from kanmeta.conv_basis import Convolution
-from kanmeta.layer_metric import Call
+from kanmeta.functions import Evaluate
+from kanmeta.layer_metric import Call, usable
 from kanmeta.spec import LayerSpec
 
-__all__ = ["are_known", "functions", "rows"]
+__all__ = ["are_known", "functions", "gram", "rows"]
 
 _COLUMNS = 16  # inputs whose functions are evaluated at once
+_IMAGES = 16  # or rows, for the Gram matrix
 
 
 def are_known(layer: nn.Module, spec: LayerSpec, mapped: bool, calls: Sequence[Call]) -> bool:
-    """Whether :func:`functions` has them, for a layer without groups and prompts of single taps."""
+    """Whether the functions of all slots are known, and the calls are what the basis describes.
+
+    For a convolution, if prompts belong to single taps.
+    """
     basis = spec.basis
-    if basis is None or not calls or any(call.kwargs for call in calls):
+    if basis is None or not calls or any(call.kwargs or len(call.args) != 1 for call in calls):
         return False
     if not isinstance(basis, Convolution):
         fits = all(fast.fits(spec, mapped, call.args) for call in calls)
     else:
-        fits = spec.edge == "tap" and spec.sizes.get("g", 1) == 1
+        fits = spec.edge == "tap"
         fits = fits and all(conv_fast.fits(layer, spec, mapped, call.args) for call in calls)
         fits = fits and conv_fast.geometry_of(_like(layer, basis), spec.kernel) is not None
     return fits and all(
@@ -37,54 +43,89 @@ def are_known(layer: nn.Module, spec: LayerSpec, mapped: bool, calls: Sequence[C
     )
 
 
+@torch.no_grad()
+def gram(layer: nn.Module, spec: LayerSpec, calls: Sequence[Call]) -> Tensor | None:
+    """As :func:`kanmeta.layer_metric.gram`, also where a norm or an activation follows the sums.
+
+    Zeros around an image are left out.
+    """
+    if not are_known(layer, spec, False, calls):
+        return None
+    total = torch.zeros(spec.dim_w, spec.dim_w, dtype=torch.float64)
+    for x in (part for call in calls for part in call.args[0].split(_IMAGES)):
+        if isinstance(spec.basis, Convolution):
+            groups = enumerate(x.split(spec.sizes["i"], 1))
+            found = [_values(layer, spec, (group, part)) for group, part in groups]
+        else:
+            found = [_values(layer, spec, (x.reshape(-1, x.shape[-1]),))]
+        for values in found:
+            flat = values.double().transpose(0, 1).flatten(1)
+            total = total.to(flat.device) + flat @ flat.T
+    return usable(total)
+
+
+def _values(layer: nn.Module, spec: LayerSpec, given: tuple[Any, ...]) -> Tensor:
+    """All functions of all inputs, ``(rows, dim_w, inputs)``; inputs of images are pixels."""
+    parts = []
+    for argument, evaluate in _slots(layer, spec):
+        x = argument(layer, *given).flatten(1)
+        columns = slice(0, 1 if spec.kernel else x.shape[1])  # all channels have the same functions
+        parts.append(evaluate(x, columns)[0])
+    return torch.cat(parts, 1)
+
+
+def _slots(layer: nn.Module, spec: LayerSpec) -> list[tuple[Callable[..., Tensor], Evaluate]]:
+    """For each slot what comes before its functions, and these."""
+    assert spec.basis is not None
+    found: list[tuple[Callable[..., Tensor], Evaluate]] = []
+    for slot in spec.slots:
+        branch = spec.basis.branches[slot.path]
+        known = branch.functions(layer)
+        assert known is not None
+        found.append((branch.argument, known.evaluate if isinstance(known, Known) else known))
+    return found
+
+
 def rows(spec: LayerSpec, call: Call) -> int:
     """Outputs of a call for each output of the layer: rows, or images times pixels."""
-    return call.output.numel() // spec.sizes["o"]
+    return call.output.numel() // spec.outputs
 
 
 def functions(layer: nn.Module, spec: LayerSpec, calls: Sequence[Call]) -> Iterator[Tensor]:
-    """Values ``(dim_w, rows)`` for each input of the sum, in the order of the edges' axes."""
-    x = torch.cat([call.args[0].reshape(-1, *_one(spec, call.args[0])) for call in calls])
-    if isinstance(spec.basis, Convolution):
-        yield from _of_convolution(layer, spec, spec.basis, x)
-    elif spec.basis is not None:
-        yield from _of_linear(layer, spec, spec.basis, x)
+    """Values ``(dim_w, rows)`` for each input of the sum, in the order of the edges' axes.
+
+    Of a layer without groups. Images of one size come together.
+    """
+    shapes: dict[tuple[int, ...], list[Tensor]] = {}
+    for call in calls:
+        x = call.args[0] if spec.kernel else call.args[0].reshape(-1, call.args[0].shape[-1])
+        shapes.setdefault(tuple(x.shape[1:]), []).append(x)
+    each = _of_convolution if spec.kernel else _of_linear
+    parts = [each(layer, spec, torch.cat(made)) for made in shapes.values()]
+    for values in zip(*parts, strict=True):
+        yield torch.cat(values, 1)
 
 
-def _one(spec: LayerSpec, x: Tensor) -> Sequence[int]:
-    """Shape of one row or image."""
-    return x.shape[1:] if spec.kernel else x.shape[-1:]
-
-
-def _of_linear(layer: nn.Module, spec: LayerSpec, basis: Basis, x: Tensor) -> Iterator[Tensor]:
-    branches = [basis.branches[slot.path] for slot in spec.slots]
-    arguments = {branch.argument: branch.argument(layer, x) for branch in branches}
+def _of_linear(layer: nn.Module, spec: LayerSpec, x: Tensor) -> Iterator[Tensor]:
+    slots = _slots(layer, spec)
+    given = {argument: argument(layer, x) for argument, _ in slots}
     for start in range(0, x.shape[1], _COLUMNS):
         columns = slice(start, min(start + _COLUMNS, x.shape[1]))
-        parts = [
-            known.evaluate(arguments[branch.argument][:, columns].contiguous(), columns)[0]
-            for branch in branches
-            if (known := branch.functions(layer)) is not None
-        ]
-        yield from torch.cat(parts, dim=1).permute(2, 1, 0).contiguous()
+        parts = [e(given[argument][:, columns].contiguous(), columns)[0] for argument, e in slots]
+        yield from torch.cat(parts, 1).permute(2, 1, 0).contiguous()
 
 
-def _of_convolution(
-    layer: nn.Module, spec: LayerSpec, basis: Convolution, x: Tensor
-) -> Iterator[Tensor]:
-    geometry = conv_fast.geometry_of(_like(layer, basis), spec.kernel)
+def _of_convolution(layer: nn.Module, spec: LayerSpec, x: Tensor) -> Iterator[Tensor]:
+    assert isinstance(spec.basis, Convolution)
+    geometry = conv_fast.geometry_of(_like(layer, spec.basis), spec.kernel)
     assert geometry is not None
-    branches = [basis.branches[slot.path] for slot in spec.slots]
-    arguments = {branch.argument: branch.argument(layer, 0, x) for branch in branches}
+    slots = _slots(layer, spec)
+    given = {argument: argument(layer, 0, x) for argument, _ in slots}
     sizes = geometry.outputs(x.shape[2:])
     steps = list(zip(geometry.dilation, geometry.stride, sizes, strict=True))
     around = [n for padding in reversed(geometry.padding) for n in (padding, padding)]
     for channel in range(x.shape[1]):
-        parts = [
-            evaluate(arguments[branch.argument][:, channel].flatten(1), slice(0, 1))[0]
-            for branch in branches
-            if (evaluate := branch.functions(layer)) is not None
-        ]
+        parts = [e(given[argument][:, channel].flatten(1), slice(0, 1))[0] for argument, e in slots]
         values = torch.cat(parts, 1).transpose(0, 1)  # (dim_w, images, pixels)
         values = F.pad(values.reshape(*values.shape[:2], *x.shape[2:]), around)
         for tap in itertools.product(*map(range, geometry.kernel)):

@@ -64,10 +64,13 @@ def _search(teacher: nn.Module, layers: Mapping[str, Binding], data: Batches) ->
     """
     before = layer_errors(teacher, layers, data)
     prompts = {name: (b.prompts, b.prompts.detach().clone()) for name, b in layers.items()}
-    edge_descent.search(teacher, layers, data)
-    after = layer_errors(teacher, layers, data)
-    helped = {name for name, error in after.items() if error < before[name]}
-    put_back([pair for name, pair in prompts.items() if name not in helped])
+    helped: set[str] = set()
+    try:
+        edge_descent.search(teacher, layers, data)
+        after = layer_errors(teacher, layers, data)
+        helped = {name for name, error in after.items() if error < before[name]}
+    finally:  # also after an interruption
+        put_back([pair for name, pair in prompts.items() if name not in helped])
     return helped
 
 

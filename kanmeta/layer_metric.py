@@ -12,15 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from kanmeta.conv_basis import Convolution
 from kanmeta.spec import LayerSpec
 
-__all__ = ["Call", "first_tensor", "gram", "standard_call", "watching"]
+__all__ = ["Call", "first_tensor", "gram", "standard_call", "usable", "watching"]
 
 _log = logging.getLogger(__name__)
 
 _ROWS = 256  # of standard normal inputs
-_IMAGES = 16  # whose functions are evaluated at once
 
 
 class Call(NamedTuple):
@@ -90,11 +88,9 @@ def gram(
     Every edge gets its k-th coefficient set to a random sign, the same one for each k. The products
     of two such outputs have the mean sum_e <b_k b_k'>, as signs of different edges cancel.
 
-    Where the output is no linear function of the coefficients, a norm or an activation after the
-    sum for instance, the functions that the adapter knows are evaluated instead.
-
     Returns:
-        None where it knows none: of a wavelet, say, whose scale is a coefficient.
+        None where the output is no linear function of the coefficients, a norm after the sum for
+        instance, or a wavelet whose scale is one of them.
     """
     shape = spec.edge_shape
     like = next(iter(layer.parameters()))
@@ -108,64 +104,20 @@ def gram(
 
         zero = output(like.new_zeros(*shape, spec.dim_w))
         if not bool(zero.isfinite().all()):
-            return _gram_of_functions(layer, spec, calls)  # a wavelet divides by its scale
+            return None  # a wavelet divides by its scale
         test = torch.randn(*shape, spec.dim_w, generator=generator, device="cpu").to(like) * 0.1
         once, twice = output(test) - zero, output(2 * test) - zero
         if not torch.allclose(twice, 2 * once, rtol=1e-3, atol=1e-3 * float(once.abs().max())):
-            return _gram_of_functions(layer, spec, calls)
+            return None
         unit = torch.eye(spec.dim_w).to(like)
         responses = torch.stack([output((signs * e).contiguous()) - zero for e in unit])
         total += responses @ responses.T / responses.shape[1]
-    return _usable(total)
+    return usable(total)
 
 
-def _gram_of_functions(layer: nn.Module, spec: LayerSpec, calls: Sequence[Call]) -> Tensor | None:
-    """The same from the adapter's functions; zeros around an image are left out."""
-    basis = spec.basis
-    if basis is None or not all(slot.path in basis.branches for slot in spec.slots):
-        return None
-    if isinstance(basis, Convolution) and spec.edge != "tap":
-        return None  # products of different taps would be needed
-    total = torch.zeros(spec.dim_w, spec.dim_w, dtype=torch.float64)
-    for x in (part for call in calls for part in call.args[0].split(_IMAGES)):
-        for values in basis_values(layer, spec, x):
-            if values.shape[1] != spec.dim_w:
-                return None
-            flat = values.double().transpose(0, 1).flatten(1)
-            total = total.to(flat.device) + flat @ flat.T
-    return _usable(total)
-
-
-def _usable(matrix: Tensor) -> Tensor | None:
+def usable(matrix: Tensor) -> Tensor | None:
+    """The matrix, or None if it is no metric: not finite, or zero."""
     return matrix if bool(matrix.isfinite().all()) and float(matrix.trace()) > 0 else None
-
-
-def basis_values(layer: nn.Module, spec: LayerSpec, x: Tensor) -> Iterator[Tensor]:
-    """Values of the functions that an adapter knows, for each group: ``(rows, dim_w, inputs)``.
-
-    Inputs of a convolution are the pixels of all channels. None of a layer, with its options, whose
-    functions are unknown.
-    """
-    basis = spec.basis
-    if isinstance(basis, Convolution):
-        each = [basis.branches[slot.path] for slot in spec.slots]
-        for group, part in enumerate(torch.split(x, spec.sizes["i"], 1)):
-            parts = [
-                function(branch.argument(layer, group, part).flatten(1), slice(0, 1))[0]
-                for branch in each
-                if (function := branch.functions(layer)) is not None
-            ]
-            if len(parts) == len(each):
-                yield torch.cat(parts, 1)
-    elif basis is not None:
-        rows, branches = x.reshape(-1, x.shape[-1]), [basis.branches[s.path] for s in spec.slots]
-        parts = [
-            known.evaluate(branch.argument(layer, rows), slice(0, rows.shape[1]))[0]
-            for branch in branches
-            if (known := branch.functions(layer)) is not None
-        ]
-        if len(parts) == len(branches):
-            yield torch.cat(parts, 1)
 
 
 def _detached(value: Any) -> Any:

@@ -37,10 +37,11 @@ Objective = Callable[[tuple[Tensor, ...]], Tensor]
 FEW_BIT_RATES = (1e-3, 3e-4)
 """Adam's rates of prompts and of meta-learners where prompts are rounded."""
 
-_RATE, _ROUGH = 1e-3, 0.25
-"""Adam's rate elsewhere, and the relative error of outputs below which it is less in proportion.
+_RATE, _ROUGH, _LEAST = 1e-3, 0.25, 0.1
+"""Adam's rate elsewhere, the error of outputs below which it is less in proportion, least factor.
 
-A step that moves outputs by more than they lack makes them worse first.
+The error is relative to the outputs' spread. A step that moves outputs by more than they lack makes
+them worse first.
 """
 
 _WARM_UP = 50  # steps: Adam's first ones are too long, and the start is good
@@ -127,19 +128,25 @@ def match_outputs(
 
     rates = FEW_BIT_RATES
     if levels is None:
-        rate = _RATE * min(1.0, output_error(student, teacher, data) / _ROUGH)
+        lacking = output_error(student, teacher, data, centred=True)
+        rate = _RATE * max(_LEAST, min(1.0, lacking / _ROUGH))
         rates = rate, rate
     return str(train(list(layers.values()), objective, data, rates, steps, tick, levels))
 
 
 @torch.no_grad()
-def output_error(student: nn.Module, teacher: nn.Module, data: Batches) -> float:
-    """Relative error ||student - teacher|| / ||teacher|| of the outputs, held-out batches."""
+def output_error(
+    student: nn.Module, teacher: nn.Module, data: Batches, centred: bool = False
+) -> float:
+    """Relative error ||student - teacher|| / ||teacher|| of the outputs, held-out batches.
+
+    With ``centred`` it is relative to the teacher's outputs less their mean over the rows.
+    """
     above = below = 0.0
     for batch in data.held_out:
         y = first_tensor(teacher(*batch)).double()
         above += float((first_tensor(student(*batch)).double() - y).square().sum())
-        below += float(y.square().sum())
+        below += float((y - y.mean(0, keepdim=True) if centred else y).square().sum())
     return relative(above, below)
 
 

@@ -1,6 +1,8 @@
 """The search for better prompts while the other edges of a layer stay."""
 
 import copy
+import itertools
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import kanmeta
-from kanmeta import edge_descent, edge_functions, layer_matching
+from kanmeta import edge_descent, edge_functions, layer_matching, matching
 from kanmeta.access import complete_layers
 from kanmeta.binding import Binding
 from kanmeta.distill_data import Batches
@@ -122,11 +124,22 @@ def test_every_layer_that_can_be_searched_gets_better(c: Case, dim_z: int) -> No
     with watching(teacher, list(searched)) as calls, torch.no_grad():
         teacher(x)
     for name, binding in searched.items():
-        norm = getattr(binding.spec.basis, "finish", None)  # may undo what the sums gain
-        assert norm or edge_descent.descend(binding, _target(teacher, binding, name), calls[name])
+        before = binding.prompts.detach().clone()
+        helped = edge_descent.descend(binding, _target(teacher, binding, name), calls[name])
+        # A norm may undo what the sums gain.
+        assert helped or getattr(binding.spec.basis, "finish", None), name
+        assert helped != torch.equal(binding.prompts, before)
 
 
-@pytest.mark.parametrize("name", ["efficient-kan-scaler", "fast-kan-base-norm"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "efficient-kan-scaler",
+        "fast-kan-base-norm",
+        "torch-conv-kan-spline",
+        "kagn-conv-norm-1d-g1-tap",
+    ],
+)
 def test_layers_with_a_known_basis_are_searched(name: str) -> None:
     c = case(name)
     x = c.x(dtype=torch.float32)
@@ -169,3 +182,59 @@ def test_convolutions_are_searched_by_channel_and_tap(stride: int) -> None:
     sums = torch.stack([v.T @ c.T for v, c in zip(values, w, strict=True)]).sum(0)
     torch.testing.assert_close(sums, call.output.movedim(1, -1).flatten(0, -2))
     assert edge_descent.descend(binding, _target(teacher, binding), [call])
+
+
+@torch.no_grad()
+def test_images_of_two_sizes_and_endless_data() -> None:
+    torch.manual_seed(0)
+    teacher = nn.Sequential(KANConv2DLayer(2, 4, 3, padding=1))
+    student = kanmeta.convert(
+        nn.Sequential(KANConv2DLayer(2, 4, 3, padding=1)), dim_z=1, hidden=6, edge="tap"
+    )
+    student.eval(), teacher.eval()
+    data = Batches(_Endless(), 4, torch.device("cpu"), None)
+    layers = complete_layers(student)
+    assert list(edge_descent.searchable(teacher, layers, data)) == ["0"]
+    error = layer_matching.layer_errors(teacher, layers, data)["0"]
+    edge_descent.search(teacher, layers, data)
+    assert layer_matching.layer_errors(teacher, layers, data)["0"] < error
+
+
+class _Endless:
+    def __iter__(self) -> Iterator[Tensor]:
+        for size in itertools.cycle((5, 7)):
+            yield torch.randn(3, 2, size, size)
+
+
+def test_an_interrupted_search_leaves_prompts_as_they_were(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    teacher, student, x = _pair(0, (6, 4), 1)
+    layers = complete_layers(student)
+    prompts = next(iter(layers.values())).prompts
+    before = prompts.detach().clone()
+
+    def interrupted(*_: object) -> None:
+        prompts.data.mul_(30)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(edge_descent, "search", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        layer_matching.match_layers(
+            teacher, layers, Batches(x, 16, x.device, None), 0, lambda: None
+        )
+    assert torch.equal(prompts, before)
+
+
+def test_a_constant_in_all_outputs_does_not_slow_matching_down() -> None:
+    teacher, student, x = _pair(0, (6, 4), 1)
+    data = Batches(x, 16, x.device, None)
+    plain = matching.output_error(student, teacher, data, centred=True)
+    far = [nn.Sequential(m, _Offset()) for m in (student, teacher)]
+    assert matching.output_error(*far, data, centred=True) == pytest.approx(plain, rel=1e-3)
+    assert matching.output_error(*far, data) < 0.1 * plain
+
+
+class _Offset(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1000
