@@ -68,10 +68,12 @@ def _file(before: int, size: int | None, accuracy: float | None, best: float) ->
 def curve(found: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw points of accuracy lost against how many times smaller the file is, tuned where it was.
 
+    One colour for each way to get a model; lines of one colour are seeds.
     The loss is that from the better of the teacher and the model before rounding.
     """
-    figure = Figure(figsize=(7.5, 5), layout="constrained")
+    figure = Figure(figsize=(7.5, 6), layout="constrained")
     axes = figure.subplots()
+    colours: dict[str, str] = {}
     for result in found:
         if not result["files"]:
             continue
@@ -86,9 +88,10 @@ def curve(found: Sequence[Mapping[str, Any]]) -> Figure:
         )
         label = f"{_network(result)}, dim_z={result['dim_z']}, {result['kind']}"
         label += f", {result['data_used']}"
-        axes.plot(
-            *zip(*points, strict=True), "o-", markersize=4, label=f"{label}, s{result['seed']}"
-        )
+        known = label in colours
+        colour = colours.setdefault(label, f"C{len(colours)}")
+        x, y = zip(*points, strict=True)
+        axes.plot(x, y, "o-", color=colour, markersize=4, label=None if known else label)
     for name, point in OTHERS.items():
         axes.plot(*point, "kx", markersize=8)
         axes.annotate(name, point, textcoords="offset points", xytext=(-6, 6), ha="right")
@@ -97,8 +100,8 @@ def curve(found: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set_ylabel("points of test accuracy lost")
     axes.set_title(CAVEAT, fontsize="small")
     axes.grid(alpha=0.3)
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(fontsize="x-small")
+    if colours:
+        figure.legend(fontsize="x-small", loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
