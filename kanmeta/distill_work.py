@@ -149,10 +149,8 @@ class Work:
     @torch.no_grad()
     def _held_out(self, loss: Loss) -> float:
         assert self.batches is not None
-        losses = [
-            float(loss(first_tensor(self.student(*b)), first_tensor(self.teacher(*b))))
-            for b in self.batches.held_out
-        ]
+        pairs = matching.held_out_outputs(self.student, self.teacher, self.batches)
+        losses = [float(loss(ours, theirs)) for ours, theirs in pairs]
         return sum(losses) / len(losses)
 
     @torch.no_grad()
@@ -161,9 +159,9 @@ class Work:
         found = {}
         made = self._calls()
         for name, binding in self.layers.items():
-            layer = self.teacher.get_submodule(name)
             if name not in made:
                 continue
+            layer = self.teacher.get_submodule(name)
             matrix = gram(layer, binding.spec, made[name], self.generator)
             if matrix is None:  # a norm or an activation after the sums, maybe
                 matrix = edge_functions.gram(layer, binding.spec, made[name])
@@ -205,11 +203,8 @@ class Work:
         output_error = agreement = None
         if self.batches is not None:
             functions = layer_matching.layer_errors(self.teacher, self.layers, self.batches)
-            output_error = matching.output_error(self.student, self.teacher, self.batches)
-            pairs = [
-                (first_tensor(self.student(*b)), first_tensor(self.teacher(*b)))
-                for b in self.batches.held_out
-            ]
+            pairs = matching.held_out_outputs(self.student, self.teacher, self.batches)
+            output_error = matching.output_error(pairs)
             ours, theirs = (torch.cat([p[i] for p in pairs]) for i in (0, 1))
             if theirs.ndim == 2 and theirs.shape[1] >= 2:
                 agreement = float((ours.argmax(1) == theirs.argmax(1)).double().mean())

@@ -119,7 +119,8 @@ def descend(binding: Binding, target: Tensor, calls: Sequence[Call]) -> bool:
         codes[i] = torch.where(better[:, None], points[index], codes[i])
     helped = False
     try:
-        _by_input(binding.prompts, axis, into=codes)
+        moved = binding.prompts.movedim(axis, -2)
+        moved.copy_(codes.view(moved.shape))
         helped = _squared_error(binding, calls) < before
     finally:
         if not helped:  # or interrupted
@@ -127,12 +128,9 @@ def descend(binding: Binding, target: Tensor, calls: Sequence[Call]) -> bool:
     return helped
 
 
-def _by_input(t: Tensor, axis: int, into: Tensor | None = None) -> Tensor:
-    """``(*edge_shape, n)`` as ``(inputs, out, n)``; with ``into``, these numbers are written."""
-    moved = t.movedim(axis, -2)
-    if into is not None:
-        moved.copy_(into.view(moved.shape))
-    return moved.flatten(0, -3)
+def _by_input(t: Tensor, axis: int) -> Tensor:
+    """``(*edge_shape, n)`` as ``(inputs, out, n)``; ``axis`` is that of the outputs."""
+    return t.movedim(axis, -2).flatten(0, -3)
 
 
 def _squared_error(binding: Binding, calls: Sequence[Call]) -> float:

@@ -20,6 +20,8 @@ from kanmeta.spec import LayerSpec
 
 __all__ = ["are_known", "functions", "gram", "rows"]
 
+_Before = Callable[..., Tensor]  # ``argument`` of a branch: what happens before the functions
+
 _COLUMNS = 16  # inputs whose functions are evaluated at once
 _IMAGES = 16  # or rows, for the Gram matrix
 
@@ -52,38 +54,39 @@ def gram(layer: nn.Module, spec: LayerSpec, calls: Sequence[Call]) -> Tensor | N
     if not are_known(layer, spec, False, calls):
         return None
     total = torch.zeros(spec.dim_w, spec.dim_w, dtype=torch.float64)
+    slots = _slots(layer, spec)
+    columns = slice(0, 1 if spec.kernel else spec.sizes["i"])  # channels have the same functions
     for x in (part for call in calls for part in call.args[0].split(_IMAGES)):
         if isinstance(spec.basis, Convolution):
             groups = enumerate(x.split(spec.sizes["i"], 1))
-            found = [_values(layer, spec, (group, part)) for group, part in groups]
+            found = [_arguments(slots, layer, group, part) for group, part in groups]
         else:
-            found = [_values(layer, spec, (x.reshape(-1, x.shape[-1]),))]
-        for values in found:
+            found = [_arguments(slots, layer, x.reshape(-1, x.shape[-1]))]
+        for given in found:
+            parts = [e(given[before].flatten(1), columns)[0] for before, e in slots]
+            values = torch.cat(parts, 1)  # (rows, dim_w, inputs), or pixels for inputs
             flat = values.double().transpose(0, 1).flatten(1)
             total = total.to(flat.device) + flat @ flat.T
     return usable(total)
 
 
-def _values(layer: nn.Module, spec: LayerSpec, given: tuple[Any, ...]) -> Tensor:
-    """All functions of all inputs, ``(rows, dim_w, inputs)``; inputs of images are pixels."""
-    parts = []
-    for argument, evaluate in _slots(layer, spec):
-        x = argument(layer, *given).flatten(1)
-        columns = slice(0, 1 if spec.kernel else x.shape[1])  # all channels have the same functions
-        parts.append(evaluate(x, columns)[0])
-    return torch.cat(parts, 1)
-
-
-def _slots(layer: nn.Module, spec: LayerSpec) -> list[tuple[Callable[..., Tensor], Evaluate]]:
+def _slots(layer: nn.Module, spec: LayerSpec) -> list[tuple[_Before, Evaluate]]:
     """For each slot what comes before its functions, and these."""
     assert spec.basis is not None
-    found: list[tuple[Callable[..., Tensor], Evaluate]] = []
+    found: list[tuple[_Before, Evaluate]] = []
     for slot in spec.slots:
         branch = spec.basis.branches[slot.path]
         known = branch.functions(layer)
         assert known is not None
         found.append((branch.argument, known.evaluate if isinstance(known, Known) else known))
     return found
+
+
+def _arguments(
+    slots: Sequence[tuple[_Before, Evaluate]], layer: nn.Module, *given: Any
+) -> dict[_Before, Tensor]:
+    """What the functions take; slots that share it have it computed once."""
+    return {before: before(layer, *given) for before in dict.fromkeys(b for b, _ in slots)}
 
 
 def rows(spec: LayerSpec, call: Call) -> int:
@@ -108,10 +111,10 @@ def functions(layer: nn.Module, spec: LayerSpec, calls: Sequence[Call]) -> Itera
 
 def _of_linear(layer: nn.Module, spec: LayerSpec, x: Tensor) -> Iterator[Tensor]:
     slots = _slots(layer, spec)
-    given = {argument: argument(layer, x) for argument, _ in slots}
+    given = _arguments(slots, layer, x)
     for start in range(0, x.shape[1], _COLUMNS):
         columns = slice(start, min(start + _COLUMNS, x.shape[1]))
-        parts = [e(given[argument][:, columns].contiguous(), columns)[0] for argument, e in slots]
+        parts = [e(given[before][:, columns].contiguous(), columns)[0] for before, e in slots]
         yield from torch.cat(parts, 1).permute(2, 1, 0).contiguous()
 
 
@@ -120,12 +123,12 @@ def _of_convolution(layer: nn.Module, spec: LayerSpec, x: Tensor) -> Iterator[Te
     geometry = conv_fast.geometry_of(_like(layer, spec.basis), spec.kernel)
     assert geometry is not None
     slots = _slots(layer, spec)
-    given = {argument: argument(layer, 0, x) for argument, _ in slots}
+    given = _arguments(slots, layer, 0, x)
     sizes = geometry.outputs(x.shape[2:])
     steps = list(zip(geometry.dilation, geometry.stride, sizes, strict=True))
     around = [n for padding in reversed(geometry.padding) for n in (padding, padding)]
     for channel in range(x.shape[1]):
-        parts = [e(given[argument][:, channel].flatten(1), slice(0, 1))[0] for argument, e in slots]
+        parts = [e(given[before][:, channel].flatten(1), slice(0, 1))[0] for before, e in slots]
         values = torch.cat(parts, 1).transpose(0, 1)  # (dim_w, images, pixels)
         values = F.pad(values.reshape(*values.shape[:2], *x.shape[2:]), around)
         for tap in itertools.product(*map(range, geometry.kernel)):

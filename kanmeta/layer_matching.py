@@ -48,13 +48,13 @@ def match_layers(
     searched = edge_descent.searchable(teacher, layers, data) if search else {}
     if not searched:
         return str(train(everything, objective, data, _RATES, steps, tick))
-    first, helped = held_out_loss(objective, data), set[str]()
+    turns, helped = [], set[str]()
     for part in (steps - 2 * (steps // 4), steps // 4, steps // 4):
-        train(everything, objective, data, _RATES, part, tick)
+        turns.append(train(everything, objective, data, _RATES, part, tick))
         helped |= _search(teacher, searched, data)
     best = held_out_loss(objective, data)
     searches = f"searches for better prompts helped in {len(helped)} of {len(layers)} layers"
-    return f"held-out loss {first:.4g} -> {best:.4g}, {searches}"
+    return f"held-out loss {turns[0].first:.4g} -> {best:.4g}, {searches}"
 
 
 def _search(teacher: nn.Module, layers: Mapping[str, Binding], data: Batches) -> set[str]:

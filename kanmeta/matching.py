@@ -21,6 +21,7 @@ __all__ = [
     "Trained",
     "evaluating",
     "held_out_loss",
+    "held_out_outputs",
     "match_outputs",
     "output_error",
     "relative",
@@ -128,24 +129,29 @@ def match_outputs(
 
     rates = FEW_BIT_RATES
     if levels is None:
-        lacking = output_error(student, teacher, data, centred=True)
+        lacking = output_error(held_out_outputs(student, teacher, data), centred=True)
         rate = _RATE * max(_LEAST, min(1.0, lacking / _ROUGH))
         rates = rate, rate
     return str(train(list(layers.values()), objective, data, rates, steps, tick, levels))
 
 
 @torch.no_grad()
-def output_error(
-    student: nn.Module, teacher: nn.Module, data: Batches, centred: bool = False
-) -> float:
-    """Relative error ||student - teacher|| / ||teacher|| of the outputs, held-out batches.
+def held_out_outputs(
+    student: nn.Module, teacher: nn.Module, data: Batches
+) -> list[tuple[Tensor, Tensor]]:
+    """Outputs of student and teacher for each held-out batch."""
+    return [(first_tensor(student(*b)), first_tensor(teacher(*b))) for b in data.held_out]
+
+
+def output_error(outputs: Sequence[tuple[Tensor, Tensor]], centred: bool = False) -> float:
+    """Relative error ||student - teacher|| / ||teacher|| of pairs of outputs.
 
     With ``centred`` it is relative to the teacher's outputs less their mean over the rows.
     """
     above = below = 0.0
-    for batch in data.held_out:
-        y = first_tensor(teacher(*batch)).double()
-        above += float((first_tensor(student(*batch)).double() - y).square().sum())
+    for ours, theirs in outputs:
+        y = theirs.double()
+        above += float((ours.double() - y).square().sum())
         below += float((y - y.mean(0, keepdim=True) if centred else y).square().sum())
     return relative(above, below)
 

@@ -68,8 +68,8 @@ def converted(seed: int, shape: tuple[int, int, int], **changes: Any) -> nn.Modu
     return kanmeta.convert(build(seed, shape), **(CONVERT | changes), generator=generator)
 
 
-def train(model: nn.Module, settings: Settings, data: Pixels, seed: int) -> None:
-    """Give either the same epochs on the same augmented images."""
+def train(model: nn.Module, settings: Settings, data: Pixels, seed: int) -> nn.Module:
+    """Give either the same epochs on the same augmented images, in place; return it."""
     optimize, augment = optimizer(model, settings), augmentation(data)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -78,6 +78,7 @@ def train(model: nn.Module, settings: Settings, data: Pixels, seed: int) -> None
                 model, data, optimize, epoch=epoch, epochs=EPOCHS, batch=BATCH, seed=seed,
                 augment=augment,
             )  # fmt: skip
+    return model
 
 
 def teacher(path: Path, data: Pixels, seed: int) -> nn.Module:
@@ -89,18 +90,6 @@ def teacher(path: Path, data: Pixels, seed: int) -> nn.Module:
     train(model, KAN, data, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(model.state_dict(), path)
-    return model
-
-
-def trained(
-    path: Path, make: Callable[[], nn.Module], settings: Settings, data: Pixels, seed: int
-) -> nn.Module:
-    """The converted network in ``path``; if there is none, what is made is trained and written."""
-    if path.exists():
-        return kanmeta.load(build(seed, data.shape), path)
-    model = make()
-    train(model, settings, data, seed)
-    kanmeta.save(model, path)
     return model
 
 
@@ -155,12 +144,21 @@ def run(args: argparse.Namespace) -> None:
         write_json(file, common | row)
         print(f"{file.stem}: {common['teacher']} {row['test_accuracy']} {row['files']}")
 
+    def kept(name: str, make: Callable[[], nn.Module]) -> nn.Module:
+        """The converted network in a file beside the teacher's; if there is none, it is written."""
+        file = path.with_name(f"{label}-{name}.safetensors")
+        if file.exists():
+            return kanmeta.load(build(args.seed, data.shape), file)
+        model = make()
+        kanmeta.save(model, file)
+        return model
+
     def from_scratch() -> tuple[nn.Module, dict[str, Any]]:
-        model = trained(
-            path.with_name(f"{label}-scratch.safetensors"),
-            lambda: converted(args.seed, data.shape), FROM_SCRATCH, data, args.seed,
-        )  # fmt: skip
-        return model, {"kind": "from scratch", "dim_z": 1, "data_used": "all, with labels"}
+        def make() -> nn.Module:
+            return train(converted(args.seed, data.shape), FROM_SCRATCH, data, args.seed)
+
+        row = {"kind": "from scratch", "dim_z": 1, "data_used": "all, with labels"}
+        return kept("scratch", make), row
 
     def distilled(dim_z: int, what: str, hidden: int) -> tuple[nn.Module, dict[str, Any]]:
         model = converted(args.seed, data.shape, dim_z=dim_z, hidden=hidden)
@@ -171,17 +169,13 @@ def run(args: argparse.Namespace) -> None:
 
     def trained_on() -> tuple[nn.Module, dict[str, Any]]:
         def student() -> nn.Module:
-            file = path.with_name(f"{label}-student.safetensors")
-            if file.exists():
-                return kanmeta.load(build(args.seed, data.shape), file)
-            model, _ = distilled(1, "training images", CONVERT["hidden"])  # small in a file
-            kanmeta.save(model, file)
-            return model
+            return distilled(1, "training images", CONVERT["hidden"])[0]  # small in a file
 
-        model = trained(
-            path.with_name(f"{label}-tuned.safetensors"), student, TRAINED_ON, data, args.seed
-        )
-        return model, {"kind": "distilled, trained on", "dim_z": 1, "data_used": "all, with labels"}
+        def make() -> nn.Module:
+            return train(kept("student", student), TRAINED_ON, data, args.seed)
+
+        row = {"kind": "distilled, trained on", "dim_z": 1, "data_used": "all, with labels"}
+        return kept("tuned", make), row
 
     record("scratch", from_scratch, store=True)
     for dim_z, what in RUNS:

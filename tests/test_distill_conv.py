@@ -20,8 +20,8 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "STEPS": 1,
         "TUNING_STEPS": 1,
         "HIDDEN": 4,
+        "CHANNELS": (4, 4, 4, 4),
     }
-    few["CHANNELS"] = (4, 4, 4, 4)
     for name, value in few.items():
         monkeypatch.setattr(distill_conv, name, value)
     random = np.random.default_rng(0)

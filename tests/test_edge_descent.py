@@ -149,16 +149,21 @@ def test_layers_with_a_known_basis_are_searched(name: str) -> None:
     assert set(edge_descent.searchable(c.model(torch.float32).eval(), layers, data)) == {*layers}
 
 
-def test_a_search_that_makes_held_out_inputs_worse_is_undone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def _matching() -> tuple[tuple[nn.Module, dict[str, Binding], Batches], Tensor]:
+    """Teacher, layers and data to match them with, and the prompts of the only layer."""
     teacher, student, x = _pair(0, (6, 4), 1)
     layers = complete_layers(student)
     prompts = next(iter(layers.values())).prompts
+    return (teacher, layers, Batches(x, 16, x.device, None)), prompts
+
+
+def test_a_search_that_makes_held_out_inputs_worse_is_undone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arguments, prompts = _matching()
     before = prompts.detach().clone()
     monkeypatch.setattr(edge_descent, "search", lambda *_: prompts.data.mul_(30))
-    data = Batches(x, 16, x.device, None)
-    note = layer_matching.match_layers(teacher, layers, data, 0, lambda: None)
+    note = layer_matching.match_layers(*arguments, 0, lambda: None)
     assert torch.equal(prompts, before)
     assert "in 0 of 1 layers" in note
 
@@ -209,9 +214,7 @@ class _Endless:
 def test_an_interrupted_search_leaves_prompts_as_they_were(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    teacher, student, x = _pair(0, (6, 4), 1)
-    layers = complete_layers(student)
-    prompts = next(iter(layers.values())).prompts
+    arguments, prompts = _matching()
     before = prompts.detach().clone()
 
     def interrupted(*_: object) -> None:
@@ -220,19 +223,18 @@ def test_an_interrupted_search_leaves_prompts_as_they_were(
 
     monkeypatch.setattr(edge_descent, "search", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        layer_matching.match_layers(
-            teacher, layers, Batches(x, 16, x.device, None), 0, lambda: None
-        )
+        layer_matching.match_layers(*arguments, 0, lambda: None)
     assert torch.equal(prompts, before)
 
 
 def test_a_constant_in_all_outputs_does_not_slow_matching_down() -> None:
     teacher, student, x = _pair(0, (6, 4), 1)
     data = Batches(x, 16, x.device, None)
-    plain = matching.output_error(student, teacher, data, centred=True)
+    plain = matching.output_error(matching.held_out_outputs(student, teacher, data), centred=True)
     far = [nn.Sequential(m, _Offset()) for m in (student, teacher)]
-    assert matching.output_error(*far, data, centred=True) == pytest.approx(plain, rel=1e-3)
-    assert matching.output_error(*far, data) < 0.1 * plain
+    outputs = matching.held_out_outputs(*far, data)
+    assert matching.output_error(outputs, centred=True) == pytest.approx(plain, rel=1e-3)
+    assert matching.output_error(outputs) < 0.1 * plain
 
 
 class _Offset(nn.Module):
