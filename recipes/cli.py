@@ -43,6 +43,9 @@ def _arguments(recipe: str, doc: str, argv: Sequence[str] | None) -> argparse.Na
     parser.add_argument("--only", metavar="PATTERN", help="jobs whose name matches, as 'f1-n10-*'")
     parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="only these seeds")
     parser.add_argument(
+        "--variant", metavar="NAME", help="only jobs of this variant, see --list; '' is none"
+    )
+    parser.add_argument(
         "--library",
         type=Path,
         metavar="FOLDER",
@@ -97,6 +100,7 @@ def run(
         for job in grid(args.protocol, args.profile)
         if (args.only is None or fnmatch.fnmatchcase(job.name, args.only))
         and (args.seeds is None or job.seed in args.seeds)
+        and args.variant in (None, job.variant)
     ]
     if args.library and not has_library:
         raise SystemExit(f"error: {recipe} has no --library: leave it out")
@@ -104,7 +108,10 @@ def run(
         os.environ[FOLDER] = str(args.library.resolve())
         jobs = [replace(job, variant="library") for job in jobs if not job.variant]
     if not jobs:
-        raise SystemExit(f"error: no job matches --only {args.only}; --list shows them all")
+        raise SystemExit(
+            f"error: no job matches --only {args.only}, --seeds and --variant: --list without "
+            "them shows all"
+        )
     if args.list:
         print("\n".join(job.stem for job in jobs))
         return

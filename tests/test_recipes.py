@@ -372,6 +372,25 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], proces
     assert f"{listed[0]}: " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("variant", ["", "longer"])
+def test_variants_are_chosen_by_name(variant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    images_fc.main(["--list", "--only", "mnist-32-c6-*kan", "--seeds", "1", "--variant", variant])
+    middle = f".{variant}" if variant else ""
+    kinds = ("fastkan", "metafastkan")
+    listed = [f"mnist-32-c6-{kind}{middle}.fair.cpu.s1" for kind in kinds]
+    assert capsys.readouterr().out.split() == listed
+
+
+def test_longer_runs_differ_in_epochs_only() -> None:
+    jobs = images_fc.grid("fair", "cpu")
+    usual = {(j.name, j.seed): j for j in jobs if not j.variant}
+    longer = [j for j in jobs if j.variant == "longer"]
+    assert len(longer) == 3 * len({j.row for j in usual.values() if j.row}) * 2 > 0
+    for job in longer:
+        assert job.epochs == 20
+        assert replace(job, epochs=5, variant="") == usual[job.name, job.seed]
+
+
 def test_command_line_errors(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no job matches --only nothing"):
         functions.main(["--only", "nothing"])
