@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
 from recipes.data import CLASSES as CLASSES_OF
@@ -15,7 +16,7 @@ from recipes.engine import Engine
 from recipes.job import Job, Place, Task
 from recipes.models import BASES, Settings, build, optimizer
 from recipes.reference.wav_kan import KANLinear
-from recipes.training import Augment, Pixels, accuracy, train_epoch
+from recipes.training import Augment, Mix, Pixels, accuracy, train_epoch
 
 __all__ = [
     "BASES",
@@ -55,6 +56,9 @@ def images_task(
 ) -> Task:
     """Make the task of a job whose ``config`` has dataset, widths, settings and limit.
 
+    It may have ``mixup``, the shape of the beta distribution of two images' shares, and
+    ``average``, the decay of a running average of the parameters, which is judged and kept then.
+
     Args:
         job, place: see :class:`Task`.
         notes: where this differs from the paper.
@@ -81,6 +85,10 @@ def images_task(
     stepper = optimizer(model, settings)
     wrapped, wrapped_stepper = engine.prepare(model, stepper)
     change = augment(data) if augment is not None else None
+    mix = mixup(config["mixup"], data.shape, config["widths"][-1]) if "mixup" in config else None
+    ema = None
+    if "average" in config:
+        ema = ModelEmaV3(model, decay=config["average"], use_warmup=True)
 
     def epoch(number: int) -> float:
         torch.manual_seed(job.seed * 10_000 + number)  # dropout and augmentation
@@ -93,24 +101,44 @@ def images_task(
             batch=settings.batch,
             seed=job.seed,
             augment=change,
+            mix=mix,
             engine=engine,
+            after_step=lambda step: None if ema is None else ema.update(model, step),
         )
 
     def loss(net: nn.Module) -> Tensor:
         rows = slice(0, settings.batch)
         return F.cross_entropy(net(data.inputs(rows)), data.labels[rows])
 
+    average = None if ema is None else ema.module
     return Task(
         model=model,
         optimizer=stepper,
         epoch=epoch,
-        score=lambda part: accuracy(model, data, part),
+        score=lambda part: accuracy(model if average is None else average, data, part),
         loss=loss,
         metric="test accuracy %",
         higher=True,
         source=source,
         notes=notes,
+        average=average,
     )
+
+
+def mixup(alpha: float, shape: tuple[int, int, int], classes: int) -> Mix:
+    """Each image mixed with another of the batch, in shares from a beta distribution of ``alpha``.
+
+    Images are flat, ``shape`` is theirs; draws are torch's global ones.
+    """
+    from torchvision.transforms.v2 import MixUp  # only here: its import takes a second
+
+    transform = MixUp(alpha=alpha, num_classes=classes)
+
+    def mix(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        images, target = transform(x.reshape(-1, *shape), labels)
+        return images.flatten(1), target
+
+    return mix
 
 
 class Shaped(nn.Module):

@@ -118,6 +118,8 @@ class Task:
         source: where the data are from.
         notes: where this differs from the paper.
         more: further results, asked after training.
+        average: running average of the model's parameters, which ``epoch`` updates; if there is
+            one it is what ``score`` judges and what is kept, in the model as well.
     """
 
     model: nn.Module
@@ -130,3 +132,9 @@ class Task:
     source: Mapping[str, Any]
     notes: tuple[str, ...]
     more: Callable[[], dict[str, Any]] = field(default=_nothing)
+    average: nn.Module | None = None
+
+    @property
+    def judged(self) -> nn.Module:
+        """The average, or else the model."""
+        return self.model if self.average is None else self.average

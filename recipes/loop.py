@@ -72,12 +72,13 @@ def train(
         scores.append(_finite(task.score("validation" if protocol == "fair" else "test")))
         if curve.epoch < 0 or _better(scores[-1], scores[curve.epoch], task.higher):
             curve.epoch = epoch
-            best = copy.deepcopy(task.model.state_dict())
+            best = copy.deepcopy(task.judged.state_dict())
         curve.seconds += time.perf_counter() - start
         if resume is not None and is_main():
             _keep(resume, key, task, curve, best)
         count(1)
     task.model.load_state_dict(best)
+    task.judged.load_state_dict(best)
     value = _finite(task.score("test")) if protocol == "fair" else curve.test[curve.epoch]
     return value, curve
 
@@ -99,6 +100,7 @@ def _keep(
     state = {
         "key": key,
         "model": task.model.state_dict(),
+        "judged": task.judged.state_dict(),
         "optimizer": task.optimizer.state_dict(),
         "curve": asdict(curve),
         "best": best,
@@ -114,5 +116,6 @@ def _restore(path: Path | None, key: str, task: Task) -> tuple[Curve, Any]:
     if state["key"] != key:
         return Curve(), None
     task.model.load_state_dict(state["model"])
+    task.judged.load_state_dict(state["judged"])
     task.optimizer.load_state_dict(state["optimizer"])
     return Curve(**state["curve"]), state["best"]

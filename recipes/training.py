@@ -18,6 +18,8 @@ __all__ = ["Pixels", "accuracy", "fit", "one_thread", "train_epoch"]
 
 SPLIT_SEED = 2025  # one split of the training images for all runs, whatever their seed
 Augment = Callable[[Tensor], Tensor]
+Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""(images, labels) -> (mixed images, probabilities of the classes)."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,9 @@ def train_epoch(
     batch: int,
     seed: int,
     augment: Augment | None = None,
+    mix: Mix | None = None,
     engine: Engine | None = None,
+    after_step: Callable[[int], object] = lambda step: None,
 ) -> float:
     """Train for one of ``epochs`` with cross-entropy and a cosine schedule that ends at 0.
 
@@ -155,7 +159,9 @@ def train_epoch(
         batch: rows a step; the last step of an epoch may have fewer.
         seed: of the order of the images.
         augment: what is done to a batch of inputs, ``(N, pixels)``.
+        mix: what is done to it and its labels afterwards.
         engine: precision and processes; default: one process, float32.
+        after_step: called with the number of every step that is done, counted through all epochs.
 
     Returns:
         The mean loss.
@@ -174,12 +180,15 @@ def train_epoch(
     for step, rows in enumerate(torch.split(order, batch), start=epoch * steps):
         schedule.step_update(step)
         rows = engine.share(rows)
-        x = data.inputs(rows)
+        x, target = data.inputs(rows), data.labels[rows]
+        x = x if augment is None else augment(x)
+        x, target = (x, target) if mix is None else mix(x, target)
         with engine.autocast():
-            loss = F.cross_entropy(model(x if augment is None else augment(x)), data.labels[rows])
+            loss = F.cross_entropy(model(x), target)
         optimizer.zero_grad()
         engine.backward(loss)
         optimizer.step()
+        after_step(step)
         total += loss.detach() * len(rows)
     return float(engine.sum(total)) / data.train
 

@@ -25,9 +25,12 @@ SIZES: dict[Profile, dict[str, int]] = {
     "full": {"dim": 192, "depth": 12},
 }
 DATASETS = ("fashion-mnist", "cifar-10")
+MIXUP = 0.2  # few pairs are mixed half and half
+AVERAGE = 0.999  # over about the last thousand steps, over fewer at first
 NOTES = (
     "Not in the paper. Meta-learners of width 32, one for all layers; everything else is the same "
-    "for both models: AdamW 1e-3, prompts 1e-2, weight decay 0.05, cosine schedule.",
+    "for both models: AdamW 1e-3, prompts 1e-2, weight decay 0.05, cosine schedule, mixup, and a "
+    "running average of the parameters, which is what is judged.",
 )
 
 
@@ -48,6 +51,8 @@ def _job(dataset: str, meta: bool, protocol: Protocol, profile: Profile, seed: i
         "widths": [3 if dataset in COLOUR else 1, classes(dataset)],
         "settings": asdict(settings),
         "limit": IMAGES[profile],
+        "mixup": MIXUP,
+        "average": AVERAGE,
     }
     kind = "MetaViT" if meta else "ViT"
     name = f"{dataset}-{kind.lower()}"

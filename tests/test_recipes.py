@@ -30,6 +30,7 @@ from recipes import (
 )
 from recipes.data import load_images
 from recipes.execute import execute, model_of, trained
+from recipes.images_run import mixup
 from recipes.job import PROFILES, PROTOCOLS, Job, Place, Task
 from recipes.laplacian import edge_functions, layer_coefficients
 from recipes.loop import train
@@ -213,7 +214,14 @@ def resumable() -> list[Job]:
         replace(function, epochs=3),
         replace(equation, epochs=3),
         replace(conv, epochs=3),
+        replace(vit_job(), epochs=3),
     ]
+
+
+def vit_job() -> Job:
+    job = next(j for j in vit.grid("fair", "smoke") if j.model == "MetaViT")
+    settings = job.config["settings"] | {"batch": 16}  # an average begins after two steps
+    return replace(job, config={**job.config, "settings": settings})
 
 
 @pytest.mark.parametrize("job", resumable(), ids=lambda job: job.stem)
@@ -329,6 +337,54 @@ def test_the_saved_weights_are_those_of_the_best_epoch(tmp_path: Path) -> None:
     again = trained(job, there)
     data = Pixels.of(load_images("fashion-mnist", there.data), "cpu", 8, images_fc.SMOKE_IMAGES)
     assert accuracy(again, data) == pytest.approx(result["value"])
+
+
+def test_a_running_average_is_what_is_judged_and_kept(tmp_path: Path) -> None:
+    job, there = replace(vit_job(), epochs=2), place(tmp_path)
+    task = vit.task(job, there)
+    assert task.average is not None
+    task.epoch(0)
+    pairs = list(zip(task.average.parameters(), task.model.parameters(), strict=True))
+    assert not all(torch.equal(average, now) for average, now in pairs)  # it lags behind
+    before = task.score("test")
+    for _, now in pairs:
+        torch.nn.init.zeros_(now)
+    assert task.score("test") == before
+    value, _ = train(task, protocol="fair", epochs=2)
+    assert all(torch.equal(average, kept) for average, kept in pairs)
+    assert task.score("test") == value
+
+
+def test_a_running_average_goes_on_after_a_kill(tmp_path: Path) -> None:
+    def made() -> Task:
+        average = nn.Linear(1, 1)
+        nn.init.zeros_(average.weight)
+
+        def epoch(number: int) -> float:
+            nn.init.constant_(average.weight, average.weight.item() + 1)
+            return 1.0
+
+        def score(part: str) -> float:
+            return average.weight.item()
+
+        return replace(Scripted([], []).task(True), average=average, epoch=epoch, score=score)
+
+    options: dict[str, Any] = {"protocol": "fair", "epochs": 3, "resume": tmp_path / "state.pt"}
+    with pytest.raises(KilledError):
+        train(made(), count=kill_after(2), **options)
+    value, _ = train(made(), **options)
+    assert value == 3
+
+
+def test_mixed_images_keep_their_sum_and_labels_become_shares() -> None:
+    torch.manual_seed(0)
+    x, labels = torch.randn(6, 3 * 4 * 4), torch.arange(6) % 3
+    mixed, target = mixup(0.2, (3, 4, 4), 3)(x, labels)
+    assert mixed.shape == x.shape
+    assert not torch.equal(mixed, x)
+    torch.testing.assert_close(mixed.sum(0), x.sum(0))
+    torch.testing.assert_close(target.sum(1), torch.ones(6))
+    torch.testing.assert_close(target.sum(0), torch.full((3,), 2.0))
 
 
 DRAWN = [("3", "functions", "I.12.11-G5-metakan"), ("10", "functions", "I.12.11-G5-metakan")]
