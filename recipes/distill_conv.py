@@ -3,11 +3,12 @@
     python -m recipes.distill_conv --data-root cifar10.npz --seed 0
 
 Trains the network, and its converted twin from scratch, with shifted and mirrored images. The
-network is then distilled: by standard normal inputs, and by its training images as they are,
+network is then distilled: by standard normal inputs, and by the images that it was trained with,
 without labels; one student is trained on, with labels. Files of few bits follow of the models with
-one number a kernel tap. Trained networks are kept in ``runs/distill/``; the seconds of a result
-are without training where they were there before. Writes a JSON file each under
-``results/distill/``, and the tables there: :mod:`recipes.distill_table`.
+one number a kernel tap. Tests on the test set and on training images that ``--limit`` left out.
+Trained networks are kept in ``runs/distill/``; the seconds of a result are without training where
+they were there before. Writes a JSON file each under ``results/distill/``, and the tables there:
+:mod:`recipes.distill_table`.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import kanmeta
+from recipes.conv_images import Shown, limited
 from recipes.data import DataError, load_images
 from recipes.distill_table import refresh
 from recipes.images_conv import augmentation
@@ -49,7 +51,7 @@ FROM_SCRATCH = Settings(
 )  # fmt: skip
 TRAINED_ON = replace(FROM_SCRATCH, prompt_lr=2e-3, meta_lr=3e-4)
 HIDDEN = 256  # of distilled students that are not stored: a longer curve fits more
-FIT_STEPS, LAYER_STEPS, STEPS, TUNING_STEPS = 800, 300, 800, 500
+FIT_STEPS, LAYER_STEPS, STEPS, TUNING_STEPS = 800, 300, 2000, 500
 RUNS = ((4, "normal"), (1, "training images"), (2, "training images"))  # dim_z, data
 BITS = 3.47  # 11 numbers a codebook, in a file of 4 bits
 
@@ -96,7 +98,7 @@ def teacher(path: Path, data: Pixels, seed: int) -> nn.Module:
 def run(args: argparse.Namespace) -> None:
     """One seed."""
     images = load_images("cifar-10", (args.data_root,) if args.data_root else (), args.download)
-    data = Pixels.of(images, limit=args.limit)
+    data = Pixels.of(limited(images, args.limit) if args.limit else images)
     some = f"-{args.limit}" if args.limit else ""
     label = f"cifar-10-kanconv{some}-s{args.seed}"
     path = args.out / "runs" / "distill" / f"{label}.safetensors"
@@ -108,6 +110,7 @@ def run(args: argparse.Namespace) -> None:
         "network": "KANConv x 4",
         "data": images.fingerprint(),
         "images": data.train,
+        "test_images": len(data.labels) - data.train,
         "seed": args.seed,
         "teacher": {"test_accuracy": accuracy(source, data), "bytes": path.stat().st_size},
         "widths": CHANNELS,
@@ -117,13 +120,15 @@ def run(args: argparse.Namespace) -> None:
     }
 
     def distil(student: nn.Module, towards: nn.Module, **options: Any) -> kanmeta.DistillReport:
-        options = {"data": pool, "batch_size": BATCH, **options}
         generator = torch.Generator().manual_seed(args.seed)
-        return kanmeta.distill(student, towards, generator=generator, **options)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(args.seed)
+            return kanmeta.distill(student, towards, generator=generator, **options)
 
     def stored(model: nn.Module) -> dict[str, Any]:
         small = copy.deepcopy(model)
-        distil(small, model, from_student=True, prompt_bits=BITS, steps=TUNING_STEPS)
+        tuning = {"data": pool, "batch_size": BATCH, "prompt_bits": BITS, "steps": TUNING_STEPS}
+        distil(small, model, from_student=True, **tuning)
         to = path.with_name(f"{label}-compact.safetensors")
         kanmeta.save(small, to, prompt_bits=4, dtype=torch.float16)
         fresh = kanmeta.load(build(args.seed, data.shape), to)
@@ -162,8 +167,9 @@ def run(args: argparse.Namespace) -> None:
 
     def distilled(dim_z: int, what: str, hidden: int) -> tuple[nn.Module, dict[str, Any]]:
         model = converted(args.seed, data.shape, dim_z=dim_z, hidden=hidden)
-        options = {"data": what} if what == "normal" else {"steps": STEPS}
-        report = distil(model, source, fit_steps=FIT_STEPS, layer_steps=LAYER_STEPS, **options)
+        shown = what if what == "normal" else Shown(data, BATCH, args.seed)
+        steps = {"fit_steps": FIT_STEPS, "layer_steps": LAYER_STEPS, "steps": STEPS}
+        report = distil(model, source, data=shown, **steps)
         row = {"kind": "distilled", "dim_z": dim_z, "data_used": what, "hidden": hidden}
         return model, row | {"report": report.as_dict()}
 

@@ -6,8 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from recipes import distill_conv
+from recipes.conv_images import Shown, limited
+from recipes.data import load_images
+from recipes.training import Pixels
 
 
 @pytest.fixture
@@ -35,6 +39,37 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+def test_images_left_out_are_tested_with_and_none_is_trained_with(images: Path) -> None:
+    everything = load_images("cifar-10", (images,))
+    some = limited(everything, 40)
+    assert [len(t) for t in (some.train_images, some.test_images, some.test_labels)] == [40, 80, 80]
+    sets = [{bytes(i.numpy()) for i in t} for t in (some.train_images, some.test_images)]
+    assert len(sets[0] | sets[1]) == 120
+    known = {
+        bytes(image.numpy()): int(label)
+        for image, label in zip(everything.train_images, everything.train_labels, strict=True)
+    }
+    for image, label in zip(some.test_images[40:], some.test_labels[40:], strict=True):
+        assert known[bytes(image.numpy())] == label
+    assert torch.equal(
+        some.train_images, Pixels.of(everything, limit=40).values[:40].view(-1, 3, 32, 32)
+    )
+
+
+def test_shown_images_are_new_at_every_pass_but_for_the_first_ones(images: Path) -> None:
+    data = Pixels.of(load_images("cifar-10", (images,)))
+    one, other = Shown(data, 4, seed=1), Shown(data, 4, seed=1)
+    torch.manual_seed(0)
+    first, second = list(one), list(one)
+    torch.manual_seed(0)
+    assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+    assert [len(batch) for batch in first] == [4] * 24
+    same = [torch.equal(a, b) for a, b in zip(first, second, strict=True)]
+    assert same == [True] * 8 + [False] * 16
+    known = data.inputs(slice(0, data.train))
+    assert all((known == image).all(1).any() for image in torch.cat(first[:8]))
+
+
 def test_every_model_is_recorded_once_for_each_number_of_images(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -51,6 +86,7 @@ def test_every_model_is_recorded_once_for_each_number_of_images(
     }
     assert all(len(r["files"]) == (r["kind"] != "distilled") for r in found.values())
     assert {r["images"] for r in found.values()} == {32}
+    assert {r["test_images"] for r in found.values()} == {64}
     assert "distilled" in (folder / "README.md").read_text()
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}
     # A result whose student is not there: it is made again.
