@@ -31,8 +31,8 @@ UNLABELLED = 100 * 128  # images
 EPOCH_STEPS = 469  # of 128 images
 TUNING_STEPS = 4 * EPOCH_STEPS  # of codes and codebooks
 # Width of the meta-learners of distilled models, one a layer. At a seed of its own, 3, held-out
-# outputs agree better than with 64 units.
-HIDDEN = 256
+# outputs agree better than with 64 units; without data, 97.8 % instead of 97.6 % with twice as many.
+HIDDEN, HIDDEN_BLIND = 256, 512
 
 
 def build(options: dict[str, Any]) -> nn.Module:
@@ -150,7 +150,7 @@ def distilled(
         build(teacher_options(grid)),
         clusters="layer",
         dim_z=dim_z,
-        hidden=HIDDEN,
+        hidden=HIDDEN_BLIND if what == "normal" else HIDDEN,
         generator=generator,
     ).to(data.labels.device)
     rows = torch.randperm(data.train, generator=generator)
@@ -158,7 +158,7 @@ def distilled(
     if what == "100 batches":
         arguments["data"] = data.inputs(rows[:UNLABELLED].to(data.labels.device))
     elif what == "normal":
-        arguments |= {"data": "normal", "layer_steps": 2000}
+        arguments |= {"data": "normal", "layer_steps": 3000}
     elif what == "2 epochs":
         arguments["data"] = data.inputs(rows.to(data.labels.device))
         arguments["steps"] = 2 * EPOCH_STEPS
