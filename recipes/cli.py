@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from recipes.data import DataError
+from recipes.engine import default_device
 from recipes.execute import execute
 from recipes.job import PROFILES, PROTOCOLS, Job, Place, Profile, Protocol
 from recipes.jobs import run_all, submit_all
@@ -37,13 +38,16 @@ def _arguments(recipe: str, doc: str, argv: Sequence[str] | None) -> argparse.Na
         "--profile",
         choices=PROFILES,
         default="cpu",
-        help="smoke: seconds a job, to see that it runs; cpu: hours on two cores; full: the "
-        "paper's grid, for a GPU (default: cpu)",
+        help="smoke: seconds a job, to see that it runs; cpu: minutes a job on one core; full: "
+        "the paper's grid, for a GPU (default: cpu)",
     )
     parser.add_argument("--only", metavar="PATTERN", help="jobs whose name matches, as 'f1-n10-*'")
     parser.add_argument("--seeds", type=int, nargs="+", metavar="N", help="only these seeds")
     parser.add_argument(
-        "--variant", metavar="NAME", help="only jobs of this variant, see --list; '' is none"
+        "--variant",
+        metavar="NAME",
+        default="",
+        help="instead of the paper's cells what is run besides, such as longer; all: everything",
     )
     parser.add_argument(
         "--library",
@@ -62,7 +66,10 @@ def _arguments(recipe: str, doc: str, argv: Sequence[str] | None) -> argparse.Na
         help="a folder or file with data sets; may be given more than once",
     )
     parser.add_argument("--download", action="store_true", help="fetch data sets that are missing")
-    parser.add_argument("--device", default="cpu", help="such as cuda")
+    parser.add_argument(
+        "--device",
+        help="such as cuda; default: cpu, under accelerate launch the GPU that it picks",
+    )
     parser.add_argument("--precision", choices=("no", "bf16", "fp16"), default="no")
     parser.add_argument(
         "--compile",
@@ -84,6 +91,7 @@ def run(
     grid: Grid,
     argv: Sequence[str] | None = None,
     has_library: bool = True,
+    has_precision: bool = False,
 ) -> None:
     """Parse ``argv``, make the jobs and run those that are not done.
 
@@ -93,6 +101,7 @@ def run(
         grid: all jobs of a protocol and profile, those first that matter most.
         argv: the command line; default: the program's.
         has_library: whether the models can be made of the real libraries' layers.
+        has_precision: whether steps go through :class:`recipes.engine.Engine`.
     """
     args = _arguments(recipe, doc, argv)
     jobs = [
@@ -100,17 +109,19 @@ def run(
         for job in grid(args.protocol, args.profile)
         if (args.only is None or fnmatch.fnmatchcase(job.name, args.only))
         and (args.seeds is None or job.seed in args.seeds)
-        and args.variant in (None, job.variant)
+        and args.variant in ("all", job.variant)
     ]
     if args.library and not has_library:
         raise SystemExit(f"error: {recipe} has no --library: leave it out")
+    if args.precision != "no" and not has_precision:
+        raise SystemExit(f"error: {recipe} computes in full precision: leave --precision out")
     if args.library:
         os.environ[FOLDER] = str(args.library.resolve())
         jobs = [replace(job, variant="library") for job in jobs if not job.variant]
     if not jobs:
         raise SystemExit(
-            f"error: no job matches --only {args.only}, --seeds and --variant: --list without "
-            "them shows all"
+            f"error: no job matches --only {args.only}, --seeds and --variant: --list --variant "
+            "all shows all"
         )
     if args.list:
         print("\n".join(job.stem for job in jobs))
@@ -121,7 +132,7 @@ def run(
     place = Place(
         data=tuple(args.data_root),
         download=args.download,
-        device=args.device,
+        device=args.device or default_device(),
         precision=args.precision,
         out=args.out,
         code=code,

@@ -7,12 +7,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Engine", "is_main"]
+__all__ = ["Engine", "default_device", "is_main"]
 
 
 def is_main() -> bool:
     """Whether this process writes files: the first of those that ``accelerate launch`` started."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def default_device() -> str:
+    """The CPU, or a GPU where accelerate or torchrun started this process on a machine with one.
+
+    Which GPU is accelerate's choice, see :attr:`Engine.device`.
+    """
+    launched = not {"ACCELERATE_MIXED_PRECISION", "WORLD_SIZE"}.isdisjoint(os.environ)
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "False").lower() in ("1", "true", "yes")
+    return "cuda" if launched and not on_cpu and torch.cuda.is_available() else "cpu"
 
 
 class Engine:

@@ -3,6 +3,7 @@
 import copy
 import importlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import kanmeta
+from recipes.checkouts import used_files
 from recipes.engine import is_main
 from recipes.job import Job, Place, Task
 from recipes.loop import train
@@ -34,7 +36,7 @@ def execute(place: Place, job: Job, count: Callable[[int], object]) -> str:
         A line for people.
     """
     file = place.result(job)
-    if file.exists() and (before := read_json(file))["job"] == job.content():
+    if file.exists() and _is_done(before := read_json(file), job, place):
         count(job.epochs)
         return f"{_line(job, before)} (done before)"
     task: Task = _recipe(job).task(job, place)
@@ -66,12 +68,24 @@ def execute(place: Place, job: Job, count: Callable[[int], object]) -> str:
         "notes": task.notes,
         "data": dict(task.source),
         "code": dict(place.code),
+        "execution": {
+            "precision": place.precision,
+            "compiled": place.compiled,
+            "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        },
+        "libraries": used_files() if job.library else {},
         "versions": versions(),
         "hardware": hardware(torch.device(place.device)),
     }
     write_json(file, content)
     state.unlink(missing_ok=True)
     return _line(job, content)
+
+
+def _is_done(before: Mapping[str, Any], job: Job, place: Place) -> bool:
+    """Whether a result is of this job in this precision; files without a precision are float32."""
+    precision = before.get("execution", {}).get("precision", "no")
+    return bool(before["job"] == job.content() and precision == place.precision)
 
 
 def model_of(job: Job) -> nn.Module:

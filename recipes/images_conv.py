@@ -154,7 +154,7 @@ def task(job: Job, place: Place) -> Task:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    cli.run("images_conv", __doc__ or "", grid, argv)
+    cli.run("images_conv", __doc__ or "", grid, argv, has_precision=True)
 
 
 if __name__ == "__main__":

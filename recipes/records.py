@@ -1,5 +1,6 @@
 """Result files: where a number comes from, and JSON that is written as a whole or not at all."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -19,6 +20,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 _CODE = ("kanmeta", "adapters", "recipes", "pyproject.toml")
 _PACKAGES = ("kanmeta", "torch", "numpy", "scikit-learn", "safetensors", "einops", "timm")
+_SOMETIMES = ("torchvision", "accelerate", "submitit", "pykan")
 
 
 def code_state() -> dict[str, Any]:
@@ -42,9 +44,13 @@ def _git(*arguments: str) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages a result depends on."""
+    """Versions of Python, of packages a result depends on, and of those it may if they are here."""
     found = {"python": platform.python_version()}
-    return found | {name: importlib.metadata.version(name) for name in _PACKAGES}
+    found |= {name: importlib.metadata.version(name) for name in _PACKAGES}
+    for name in _SOMETIMES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def hardware(device: torch.device) -> dict[str, Any]:

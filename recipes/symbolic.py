@@ -102,6 +102,8 @@ def task(job: Job, place: Place) -> Task:
         raise SystemExit(
             "error: pykan 0.2.8's symbolic_formula needs Python 3.12 or older; use one"
         )
+    if torch.device(place.device).type != "cpu":
+        raise SystemExit("error: symbolic runs on the CPU: leave --device out")
     net: Any = model(job)
     data = {
         part: tuple(t.float() for t in points("appendix-b", 4, job.config["points"], seed))

@@ -78,7 +78,7 @@ def task(job: Job, place: Place) -> Task:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    cli.run("vit", __doc__ or "", grid, argv, has_library=False)
+    cli.run("vit", __doc__ or "", grid, argv, has_library=False, has_precision=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from recipes import (
     vit,
 )
 from recipes.data import load_images
+from recipes.engine import default_device
 from recipes.execute import execute, model_of, trained
 from recipes.images_run import mixup
 from recipes.job import PROFILES, PROTOCOLS, Job, Place, Task
@@ -122,6 +124,54 @@ def test_smoke_of_the_papers_protocol(tmp_path: Path, recipe: Any) -> None:
     assert result["curve"]["validation"] == []
     best = (max if "accuracy" in result["metric"] else min)(test)
     assert result["value"] == pytest.approx(best, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("environment", "gpus", "device"),
+    [
+        ({}, True, "cpu"),
+        ({"ACCELERATE_MIXED_PRECISION": "no"}, False, "cpu"),
+        ({"ACCELERATE_MIXED_PRECISION": "no"}, True, "cuda"),
+        ({"WORLD_SIZE": "2"}, True, "cuda"),
+        ({"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_USE_CPU": "True"}, True, "cpu"),
+    ],
+)
+def test_the_gpu_is_used_where_accelerate_launches(
+    environment: dict[str, str], gpus: bool, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ACCELERATE_MIXED_PRECISION", "ACCELERATE_USE_CPU", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
+    assert default_device() == device
+
+
+def test_a_recipe_runs_in_two_processes(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    job, there = fc_job(epochs=2), place(tmp_path)
+    execute(there, job, nothing)
+    one = json.loads(there.result(job).read_text())
+    # What accelerate launch starts on a machine with two GPUs.
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2"]
+    command += ["-m", "recipes.images_fc", "--profile", "smoke", "--only", job.name]
+    command += ["--data-root", str(tmp_path / "data"), "--out", str(tmp_path / "two")]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    (file,) = (tmp_path / "two" / "results" / "images_fc").glob("*.json")
+    two = json.loads(file.read_text())
+    assert two["execution"] == {"precision": "no", "compiled": False, "processes": 2}
+    assert two["curve"]["train_loss"] == pytest.approx(one["curve"]["train_loss"], rel=1e-3)
+
+
+def test_a_result_in_another_precision_is_not_this_one(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    job, there = fc_job(epochs=1), place(tmp_path)
+    execute(there, job, nothing)
+    assert "done before" in execute(there, job, nothing)
+    half = replace(there, precision="bf16")
+    assert "done before" not in execute(half, job, nothing)
+    assert json.loads(there.result(job).read_text())["execution"]["precision"] == "bf16"
 
 
 def test_half_precision_needs_accelerate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -418,6 +468,7 @@ def test_functions_of_edges_add_up_to_the_layer() -> None:
 @pytest.mark.parametrize("processes", [1, 2])
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], processes: int) -> None:
     arguments = ["--profile", "smoke", "--only", "I.12.11-*", "--out", str(tmp_path)]
+    arguments += ["--variant", "all"]
     functions.main([*arguments, "--list"])
     listed = capsys.readouterr().out.split()
     kinds = ("kan", "metakan", "metakan.wider", "kan.second-order", "metakan.second-order")
@@ -450,6 +501,11 @@ def test_longer_runs_differ_in_epochs_only() -> None:
 def test_command_line_errors(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no job matches --only nothing"):
         functions.main(["--only", "nothing"])
+    with pytest.raises(SystemExit, match="leave --precision out"):
+        functions.main(["--precision", "bf16"])
+    arguments = ["--profile", "smoke", "--only", "appendix-b-kan", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit, match="leave --device out"):
+        symbolic.main([*arguments, "--device", "cuda"])
     arguments = ["--profile", "smoke", "--only", "mnist-*", "--data-root", str(tmp_path)]
     with pytest.raises(SystemExit, match="--download"):
         images_fc.main([*arguments, "--out", str(tmp_path)])
