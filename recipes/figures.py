@@ -5,10 +5,9 @@ parameters. Figure 6: training curves.
 """
 
 import io
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-from recipes.results import Entry, Result
+from recipes.results import Entries, Entry, Result
 
 __all__ = [
     "accuracy_by_parameters",
@@ -18,7 +17,6 @@ __all__ = [
     "training_curves",
 ]
 
-Entries = Mapping[tuple[str, str, str], Entry]
 COLOURS = {"plain": "#b4532a", "Meta": "#0b6b5d"}
 MARKERS = {"T5": "o", "T6": "s", "T7": "^"}
 LINES = {"T5": "-", "T6": "--", "T7": ":"}
@@ -51,7 +49,7 @@ def _kind(model: str) -> str:
 
 
 def error_by_dimension(entries: Entries) -> str:
-    """Figure 5: error of Table 4 against the number of variables; empty without results."""
+    """Figure 5: error and parameters of Table 4 against the number of variables, or nothing."""
     series: dict[tuple[str, str], list[tuple[int, Entry]]] = {}
     for (row, model, protocol), entry in entries.items():
         if row.startswith("T4|") and protocol == "fair" and entry.mean is not None:
@@ -59,19 +57,20 @@ def error_by_dimension(entries: Entries) -> str:
             series.setdefault((function, model), []).append((int(size[1:]), entry))
     if not series:
         return ""
-    figure, axes = axes_of(3)
-    for ax, function in zip(axes, ("f1", "f2", "f3"), strict=True):
-        for model in ("KAN", "MetaKAN"):
-            points = sorted(series.get((function, model), []), key=lambda point: point[0])
-            ax.plot(
-                [n for n, _ in points],
-                [entry.mean for _, entry in points],
-                marker="o",
-                color=COLOURS[_kind(model)],
-                label=model,
-            )
-        ax.set(title=function, xscale="log", yscale="log", xlabel="number of variables")
+    figure, axes = axes_of(4)
+    for (function, model), found in sorted(series.items()):
+        points = sorted(found, key=lambda point: point[0])
+        sizes = [n for n, _ in points]
+        style = {"marker": "o", "color": COLOURS[_kind(model)], "label": model}
+        axes[("f1", "f2", "f3").index(function)].plot(
+            sizes, [entry.mean for _, entry in points], **style
+        )
+        if function == "f1":  # the networks of the three functions have the same sizes
+            axes[3].plot(sizes, [entry.parameters for _, entry in points], **style)
+    for ax, title in zip(axes, ("f1", "f2", "f3", "size of the networks"), strict=True):
+        ax.set(title=title, xscale="log", yscale="log", xlabel="number of variables")
     axes[0].set_ylabel("mean squared error")
+    axes[3].set_ylabel("parameters")
     axes[0].legend(frameon=False)
     return svg(figure, "As the paper's Figure 5, protocol fair, mean over seeds.")
 
@@ -81,7 +80,7 @@ def accuracy_by_parameters(entries: Entries) -> str:
     points: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for (row, model, protocol), entry in entries.items():
         table, dataset = row.split("|")[:2]
-        if table in MARKERS and protocol in ("fair", "last") and entry.mean is not None:
+        if table in MARKERS and protocol == "fair" and entry.mean is not None:
             models = points.setdefault(dataset, {})
             models.setdefault(f"{table} {model}", []).append((entry.parameters, entry.mean))
     if not points:
@@ -101,36 +100,40 @@ def accuracy_by_parameters(entries: Entries) -> str:
         ax.margins(x=0.25)
     axes[0].set_ylabel("test accuracy, %")
     axes[0].legend(frameon=False, fontsize=7)
-    return svg(figure, "As the paper's Figure 2: parameters against accuracy.")
+    return svg(
+        figure,
+        "As the paper's Figure 2: parameters against accuracy, protocol fair, mean over seeds.",
+    )
 
 
-def training_curves(results: Sequence[Result]) -> str:
+def training_curves(entries: Entries) -> str:
     """Figure 6: training loss and accuracy over the epochs of Tables 5 to 7, seed 0."""
     chosen: dict[str, list[Result]] = {}
-    for result in results:
-        table, _, rest = result["job"]["row"].partition("|")
-        if result["job"]["seed"] == 0 and table in LINES:
-            chosen.setdefault(rest.split("|")[0], []).append(result)
+    for (row, _, protocol), entry in entries.items():
+        table, dataset = row.split("|")[:2]
+        for result in entry.results:
+            if table in LINES and protocol == "fair" and result["job"]["seed"] == 0:
+                chosen.setdefault(dataset, []).append(result)
     return "".join(_curves(dataset, found) for dataset, found in sorted(chosen.items()))
 
 
-def _curves(dataset: str, results: Sequence[Result]) -> str:
+def _curves(dataset: str, results: list[Result]) -> str:
     """Of one data set: a line for each network, a label for each kind."""
     figure, axes = axes_of(2)
     for result in results:
         job, curve = result["job"], result["curve"]
         table = job["row"].split("|")[0]
         style = {"lw": 1, "ls": LINES[table], "color": COLOURS[_kind(job["model"])]}
-        scores = curve["validation"] or curve["test"]
+        scores = curve["validation"]
         axes[0].plot(range(1, 1 + len(curve["train_loss"])), curve["train_loss"], **style)
         axes[1].plot(range(1, 1 + len(scores)), scores, label=job["model"], **style)
     axes[0].set(xlabel="epoch", ylabel="training loss", yscale="log", title=dataset)
-    axes[1].set(xlabel="epoch", ylabel="accuracy, %")
+    axes[1].set(xlabel="epoch", ylabel="validation accuracy, %")
     handles, labels = axes[1].get_legend_handles_labels()
     once = dict(zip(labels, handles, strict=True))
     axes[1].legend(once.values(), once.keys(), frameon=False, fontsize=7)
     return svg(
         figure,
-        "As the paper's Figure 6: every network of Tables 5 to 7, seed 0. Accuracy on held-out "
-        "data, of older runs on the test data.",
+        "As the paper's Figure 6: every network of Tables 5 to 7, protocol fair, seed 0. The "
+        "accuracy is that on the validation images, which are held out of the training images.",
     )

@@ -24,8 +24,10 @@ __all__ = [
     "INPUTS",
     "SMOKE_IMAGES",
     "Settings",
+    "images_data",
     "images_model",
     "images_task",
+    "mixup",
     "optimizer",
 ]
 
@@ -68,7 +70,7 @@ def images_task(
     """
     config, settings = job.config, Settings(**job.config["settings"])
     engine = Engine(place.device, place.precision)
-    data, source = _data(
+    data, source = images_data(
         config["dataset"],
         place.data,
         place.download,
@@ -156,7 +158,7 @@ class Shaped(nn.Module):
 
 
 @cache
-def _data(
+def images_data(
     dataset: str,
     roots: tuple[Path, ...],
     download: bool,
@@ -165,6 +167,15 @@ def _data(
     held_out: bool,
     limit: int | None,
 ) -> tuple[Pixels, Mapping[str, Any]]:
+    """Images as a job sees them, and what they are.
+
+    Args:
+        dataset, roots, download: see :func:`recipes.data.load_images`.
+        device: where they go.
+        size: that they are resized to; None: as they are in the files.
+        held_out: whether a twelfth as many as are trained with are for validation.
+        limit: use at most so many, see :meth:`recipes.training.Pixels.of`.
+    """
     images = load_images(dataset, roots, download)
     source = {"name": dataset, "sha256": images.fingerprint()}
     if size is not None:

@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from recipes.data import DataError, load_images
+from recipes.data import COLOUR, DataError
 from recipes.execute import trained
 from recipes.figures import axes_of, svg
+from recipes.images_run import images_data
 from recipes.job import PROFILES, PROTOCOLS, Job, Place
 from recipes.laplacian import edge_functions, layer_coefficients
 from recipes.models import is_converted
-from recipes.training import Pixels
 from recipes.unit_ball import Solution
 
 __all__ = ["FIGURES", "main"]
@@ -64,9 +64,14 @@ def clusters_of_classes(job: Job, model: nn.Module, place: Place) -> str:
     """Figure 7: t-SNE of the outputs for test images."""
     from sklearn.manifold import TSNE  # only here: slow to import
 
-    images = load_images(job.config["dataset"], place.data)
-    data = Pixels.of(images, limit=IMAGES)
-    rows = data.part("test")
+    config = job.config
+    size = 28 if config["dataset"] in COLOUR else None
+    # As the job's own data: the network must see images that were scaled as in its training.
+    data, _ = images_data(
+        config["dataset"], place.data, False, "cpu", size, job.protocol == "fair", config["limit"]
+    )
+    test = data.part("test")
+    rows = slice(test.start, min(test.stop, test.start + IMAGES))
     with torch.no_grad():
         outputs = model.eval()(data.inputs(rows))
     spots = TSNE(random_state=0).fit_transform(outputs.numpy())

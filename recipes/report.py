@@ -16,8 +16,8 @@ from recipes.section import replace_section
 
 __all__ = ["RECIPES", "main"]
 
-RECIPES = ("functions", "images_conv", "images_fc", "pde", "pde_second_order")
-"""Those whose results are cells of the paper's tables."""
+RECIPES = ("functions", "images_conv", "images_fc", "pde", "pde_second_order", "symbolic", "vit")
+"""Those whose results the pages show; the last two are no cells of the paper's tables."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -11,7 +11,19 @@ from recipes.execute import number
 from recipes.paper import Cell, cells
 from recipes.records import read_json
 
-__all__ = ["Entry", "Result", "by_cell", "columns", "load", "mean_and_spread", "table_of"]
+__all__ = [
+    "Entries",
+    "Entry",
+    "Result",
+    "by_cell",
+    "columns",
+    "load",
+    "mean_and_spread",
+    "symbolic_rows",
+    "table_of",
+    "vit_rows",
+    "winners",
+]
 
 Result = Mapping[str, Any]
 PREFERRED = ("full", "cpu", "smoke")  # of a cell that was run in several profiles, the first counts
@@ -63,14 +75,17 @@ def number_like(value: float, other: str) -> str:
     return f"{value:.1e}" if "e" in other else f"{value:.2f}"
 
 
-def by_cell(results: Sequence[Result]) -> dict[tuple[str, str, str], Entry]:
-    """Entries by the paper's row, model and protocol."""
+Entries = Mapping[tuple[str, str, str], Entry]
+
+
+def by_cell(results: Sequence[Result], label: str = "row") -> Entries:
+    """Entries by the paper's row (or what else of a job is its ``label``), model and protocol."""
     groups: dict[tuple[str, str, str], dict[str, list[Result]]] = defaultdict(dict)
     for result in results:
         job = result["job"]
-        if job["row"]:
+        if job[label]:
             kind = ", ".join([job["protocol"], *filter(None, [job.get("variant")])])
-            profiles = groups[job["row"], job["model"], kind]
+            profiles = groups[job[label], job["model"], kind]
             profiles.setdefault(job["profile"], []).append(result)
     return {
         key: Entry(tuple(profiles[min(profiles, key=PREFERRED.index)]))
@@ -83,7 +98,29 @@ def table_of(number: int) -> list[Cell]:
     return [cell for cell in cells().values() if cell.row.startswith(f"T{number}|")]
 
 
-def columns(cell: Cell, entries: Mapping[tuple[str, str, str], Entry]) -> dict[str, str]:
+def winners(cells: Sequence[Cell], entries: Entries) -> set[tuple[str, str]]:
+    """Cell, as :func:`columns` writes it, and model that is better than its counterpart.
+
+    Under protocol fair, by more than the larger of the two standard deviations.
+    """
+    higher = cells[0].metric.startswith("test accuracy")
+    found = set()
+    for cell in cells:
+        name = cell.model.removeprefix("Meta")  # a plain one meets itself: nobody wins
+        plain, meta = (entries.get((cell.row, model, "fair")) for model in (name, cell.model))
+        if not plain or not meta or min(len(plain.values), len(meta.values)) < 2:
+            continue
+        change = statistics.fmean(meta.values) - statistics.fmean(plain.values)
+        if abs(change) > max(map(statistics.stdev, (plain.values, meta.values))):
+            found.add((_label(cell), cell.model if (change > 0) == higher else name))
+    return found
+
+
+def _label(cell: Cell) -> str:
+    return cell.row.partition("|")[2].replace("|", ", ")
+
+
+def columns(cell: Cell, entries: Entries) -> dict[str, str]:
     """Everything that is known of a cell, as text; what was not run says so."""
     found = {p: entries.get((cell.row, cell.model, p)) for p in ("fair", "paper", "last")}
     ours = next((e for e in (found["paper"], found["fair"], found["last"]) if e), None)
@@ -100,7 +137,7 @@ def columns(cell: Cell, entries: Mapping[tuple[str, str, str], Entry]) -> dict[s
     printed = "none" if cell.value is None else number(cell.value)
     spread = "" if cell.std is None else f" ± {cell.std:.2f}"
     return {
-        "cell": cell.row.partition("|")[2].replace("|", ", "),
+        "cell": _label(cell),
         "model": cell.model,
         "parameters, paper": f"{cell.parameters:,}",
         "parameters": f"{ours.parameters:,}" if ours else "",
@@ -110,3 +147,45 @@ def columns(cell: Cell, entries: Mapping[tuple[str, str, str], Entry]) -> dict[s
         "last epoch": found["last"].text() if found["last"] else "",
         "remarks": "; ".join(remarks),
     }
+
+
+def symbolic_rows(results: Sequence[Result]) -> list[dict[str, str]]:
+    """Of Appendix B: every run, and the mean of every model."""
+    rows = []
+    for (_, model, kind), entry in by_cell(results, "name").items():
+        same = {"model": model, "protocol": kind, "parameters": f"{entry.parameters:,}"}
+        rows += [
+            {
+                **same,
+                "seed": str(result["job"]["seed"]),
+                "test MSE": number(result["value"]),
+                "widths after pruning": ", ".join(map(str, result["pruned_widths"])),
+                "MSE of the formula": number(result["formula_mse"]),
+            }
+            for result in entry.results
+        ]
+        errors = [r["formula_mse"] for r in entry.results if r["formula_mse"] is not None]
+        rows.append(
+            {
+                **same,
+                "seed": "mean",
+                "test MSE": mean_and_spread(entry.values),
+                "widths after pruning": "",
+                "MSE of the formula": mean_and_spread(errors),
+            }
+        )
+    return rows
+
+
+def vit_rows(results: Sequence[Result]) -> list[dict[str, str]]:
+    """Of the vision transformer: a row for a data set and model."""
+    return [
+        {
+            "data": entry.results[0]["job"]["config"]["dataset"],
+            "model": model,
+            "protocol": kind,
+            "parameters": f"{entry.parameters:,}",
+            "test accuracy, %": entry.text(),
+        }
+        for (_, model, kind), entry in by_cell(results, "name").items()
+    ]

@@ -11,6 +11,7 @@ import torch
 from recipes import (
     data,
     demo,
+    functions,
     images_fc,
     readme_tables,
     records,
@@ -18,7 +19,11 @@ from recipes import (
     report_page,
     results,
     section,
+    symbolic,
+    verdicts,
+    vit,
 )
+from recipes.figures import accuracy_by_parameters, error_by_dimension, training_curves
 from recipes.paper import cell
 from tests.small_images import write_data
 
@@ -84,8 +89,8 @@ def test_pages_show_cells_beside_the_papers_and_what_was_not_run() -> None:
     assert "Not run: 70 of 72." in page
     assert "Not run: 18 of 18." in page
     html = report_page.html_page(found)
-    assert 'class="n better">90.00 (2)' in html
     assert "<svg" in html
+    assert "5 epochs; code at 0000000000; torch 2.9" in html
     assert "not run" in html
 
     class Links(HTMLParser):
@@ -103,7 +108,7 @@ def test_pages_show_cells_beside_the_papers_and_what_was_not_run() -> None:
 def test_a_baseline_that_wins_is_said_to() -> None:
     found = fair("KAN", 91.0) + fair("MetaKAN", 90.0)
     entries = results.by_cell(found)
-    text = report_page.verdict([cell("T5|FMNIST|32|G5", m) for m in ("KAN", "MetaKAN")], entries)
+    text = verdicts.verdict([cell("T5|FMNIST|32|G5", m) for m in ("KAN", "MetaKAN")], entries)
     assert "better in 0 of 1 cells, median difference -1.00 points" in text
 
 
@@ -196,7 +201,85 @@ def test_variants_have_a_verdict_of_their_own() -> None:
     found = [result("KAN", 0, 90.0), result("MetaKAN", 0, 89.0), wide]
     for r in found:
         r["job"]["protocol"] = "fair"
-    texts = report_page.verdicts(cells_of_row, results.by_cell(found))
-    assert [t.partition(":")[0] for t in texts] == ["Protocol fair", "Protocol fair, wider"]
+    texts = verdicts.verdicts(cells_of_row, results.by_cell(found))
+    assert [t.partition(":")[0] for t in texts] == ["Protocol fair", "Variant wider"]
     assert "better in 0 of 1" in texts[0]
     assert "better in 1 of 1" in texts[1]
+
+
+def test_a_variant_without_a_baseline_of_its_own_has_no_verdict() -> None:
+    cells_of_row = [cell("T5|FMNIST|32|G5", m) for m in ("KAN", "MetaKAN")]
+    other = fair("MetaKAN", 91.0)
+    other[0]["job"]["variant"] = "second-order"
+    texts = verdicts.verdicts(cells_of_row, results.by_cell(fair("KAN", 90.0) + other))
+    assert texts[1] == "Variant second-order: no cell has both models."
+
+
+@pytest.mark.parametrize(
+    ("plain", "meta", "bold"),
+    [
+        ((87.0, 87.4), (88.0, 88.4), {("FMNIST, 32, G5", "MetaKAN")}),
+        ((89.0, 89.4), (88.0, 88.4), {("FMNIST, 32, G5", "KAN")}),
+        ((87.0, 87.4), (86.5, 88.5), set()),  # 0.3 apart, one has a spread of 1.4
+        ((87.0,), (88.0, 88.4), set()),
+        ((87.0, 87.4), (88.0, None), set()),
+    ],
+)
+def test_bold_is_what_differs_by_more_than_the_spread(
+    plain: tuple[float, ...], meta: tuple[float | None, ...], bold: set[tuple[str, str]]
+) -> None:
+    found = fair("KAN", *plain) + fair("MetaKAN", *meta)
+    assert results.winners(results.table_of(5), results.by_cell(found)) == bold
+    html = report_page.html_page(found)
+    assert html.count('class="n better"') == len(bold)
+
+
+def test_the_page_says_which_runs_are_of_code_that_was_not_committed() -> None:
+    html = report_page.html_page([result("KAN", 0, 90.0, protocol="fair", dirty=True)])
+    assert "<strong>1 of 1 runs are from code that was not committed.</strong>" in html
+
+
+def test_figures_are_of_protocol_fair_alone() -> None:
+    found = fair("KAN", 88.0, 89.0) + fair("MetaKAN", 90.0)
+    drawn = [f(results.by_cell(found)) for f in (accuracy_by_parameters, training_curves)]
+    assert all("<svg" in figure for figure in drawn)
+    other = [result("KAN", 0, 90.0), *fair("MetaKAN", 91.0)]  # the first of protocol last
+    other[1]["job"]["variant"] = "longer"
+    entries = results.by_cell(other)
+    assert [f(entries) for f in (accuracy_by_parameters, training_curves)] == ["", ""]
+    assert "validation images" in drawn[1]
+
+
+def test_sizes_of_networks_are_drawn_beside_errors() -> None:
+    jobs = [j for j in functions.grid("fair", "cpu") if j.row.startswith("T4|") and j.seed == 0]
+    found = [result("KAN", 0, 0.1, job=job.content(), protocol="fair") for job in jobs]
+    entries = results.by_cell(found)
+    assert len(entries) == 36
+    assert error_by_dimension(entries).count("<!-- parameters -->") == 1
+
+
+def more(recipe: str, model: str, seed: int, **changes: Any) -> dict[str, Any]:
+    """A result of a recipe without cells in the paper's tables."""
+    grid = {"symbolic": symbolic.grid, "vit": vit.grid}[recipe]("fair", "cpu")
+    job = next(j for j in grid if j.model == model and j.seed == seed)
+    return result("KAN", 0, 0.5, job=job.content()) | changes
+
+
+def test_pages_show_appendix_b_and_the_vision_transformer() -> None:
+    page = report_page.markdown_page([])
+    assert page.count("\n\nNot run.\n") == 2
+    pruned = {"pruned_widths": [4, 5, 2, 1]}
+    found = [more("symbolic", "KAN", 0, **pruned, formula_mse=0.25)]
+    found += [more("symbolic", "KAN", 1, **pruned, formula_mse=None, value=1.5)]
+    found += [more("vit", "MetaViT", seed, value=80.0 + seed) for seed in range(3)]
+    page = report_page.markdown_page(found)
+    for line in (
+        "| KAN | fair | 1,016 | 0 | 5.00e-01 | 4, 5, 2, 1 | 2.50e-01 |",
+        "| KAN | fair | 1,016 | 1 | 1.50 | 4, 5, 2, 1 | not finite |",
+        "| KAN | fair | 1,016 | mean | 1.00 ± 0.71 |  | 2.50e-01 |",
+        "| fashion-mnist | MetaViT | fair | 1,016 | 81.00 ± 1.00 (3) |",
+    ):
+        assert line in page
+    html = report_page.html_page(found)
+    for text in ("4, 5, 2, 1", "81.00 ± 1.00 (3)", 'href="#symbolic"', 'id="vit"'):
+        assert text in html
