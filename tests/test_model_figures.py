@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from recipes import images_fc
+from recipes.execute import model_of
 from recipes.job import Place
-from recipes.model_figures import clusters_of_classes
+from recipes.model_figures import clusters_of_classes, learned_functions
 from tests.small_images import write_cifar, write_data
 
 
@@ -31,3 +32,10 @@ def test_clusters_are_of_the_inputs_that_the_score_is_of(tmp_path: Path, name: s
     scored, drawn = seen
     assert len(drawn) == 40
     torch.testing.assert_close(drawn, scored)
+
+
+def test_functions_of_other_bases_are_refused(tmp_path: Path) -> None:
+    job = next(j for j in images_fc.grid("fair", "smoke") if j.model == "FastKAN")
+    place = Place((tmp_path,), False, "cpu", "no", tmp_path, {})
+    with pytest.raises(SystemExit, match="no B-spline KAN"):
+        learned_functions(job, model_of(job), place)
