@@ -34,7 +34,7 @@ def learned_functions(job: Job, model: nn.Module, place: Place) -> str:
     """Figures 3 and 9: every edge's function, and how alike the coefficients of edges are."""
     if job.config.get("settings", {}).get("base", "kan") != "kan":
         raise SystemExit(
-            f"error: {job.name} is no B-spline KAN, which figures 3 and 9 draw: choose another --only"
+            f"error: {job.name} is no B-spline KAN, of which figures 3 and 9 are: change --only"
         )
     dtype = next(model.parameters()).dtype
     x = torch.linspace(-1, 1, POINTS, dtype=dtype)
