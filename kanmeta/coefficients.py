@@ -48,6 +48,10 @@ class Coefficients(Protocol):
     spent: bool
     tables: Tensors
 
+    def reserve(self, numbers: int) -> int:
+        """Set aside what generating a block of a tile's edges takes; how many numbers are left."""
+        return numbers
+
     def notes(self, z: Tensor, numbers: int) -> Tensor | None:
         """What is worth keeping of each edge from forward to backward, a byte or two.
 

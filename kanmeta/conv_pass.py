@@ -81,7 +81,7 @@ class Pass:
         self.out_space = geometry.outputs(self.space)
         self.scratch = Scratch(self.arguments[0])
         numbers = budget // z.element_size()
-        self.sizes = conv_cut.cut(self._problem(), numbers)
+        self.sizes = conv_cut.cut(self._problem(), coefficients.reserve(numbers))
         self.notes = notes if wanted is not None else coefficients.notes(self.z, numbers)
         self.columns = slices(self.inputs, self.sizes.channels)
         self.rows = slices(self.images, self.sizes.images)

@@ -76,8 +76,9 @@ class Pass:
         back, number = wanted is not None, len(arguments[0])
         slopes = wanted is not None and (wanted.basis or way.project is not None)
         problem = _problem(number, sizes, functions, way, back, slopes)
+        room = self.coefficients.reserve(self.numbers)
         # A wide meta-learner has large tables. Without room for tiles a step would take minutes.
-        room = max(self.numbers - self.coefficients.fixed, self.numbers // 2)
+        room = max(room - self.coefficients.fixed, room // 2)
         self.sizes = cut = tiling.cut(problem, room)
         self.scratch = Scratch(arguments[0])
         self.values = Values(functions, arguments, cut.rows, cut.columns, way, self.scratch, slopes)

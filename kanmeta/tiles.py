@@ -117,10 +117,18 @@ class _Hidden(Coefficients):
         return self.tables[0].T @ ga
 
 
+_BLOCK_SHARE = 4  # one in so many of the numbers of scratch is for hidden units
+
+
 class _Dense(Coefficients):
-    """W2 a(W1 z + b1) + b2."""
+    """W2 a(W1 z + b1) + b2, hidden units of a block of edges at a time.
+
+    They are the most numbers of an edge: tiles that had to hold them all would be small, and cost
+    their basis again and again.
+    """
 
     spent = True
+    extra = 0
 
     def __init__(
         self,
@@ -132,24 +140,38 @@ class _Dense(Coefficients):
     ) -> None:
         self.hidden = _Hidden(weight1, bias1, activation)
         self.width = len(weight2)
-        self.extra = 2 * self.hidden.width + self.hidden.extra
+        self.block = 1
         bias = weight2.new_zeros(self.width) if bias2 is None else bias2
         self.tables = (*self.hidden.tables, weight2, bias[:, None])
 
     def tile(self, z: Tensor, note: Tensor | None, scratch: Scratch, whole: bool = True) -> Tile:
-        h = self.hidden.tile(z, None, scratch)
         w = scratch.take("w", self.width, z.shape[1])
-        if whole:
-            torch.mm(self.tables[2], h.w, out=w).add_(self.tables[3])
-        return Tile(z, w, h)
+        h: Tile | None = None
+        if whole or z.shape[1] <= self.block:
+            for part, target in zip(self._blocks(z), self._blocks(w), strict=True):
+                h = self.hidden.tile(part, None, scratch)
+                if whole:
+                    torch.mm(self.tables[2], h.w, out=target).add_(self.tables[3])
+        return Tile(z, w, h if z.shape[1] <= self.block else None)
 
     def pull(self, tile: Tile, gw: Tensor, sums: Tensors, scratch: Scratch) -> Tensor:
-        h = tile.kept
-        assert isinstance(h, Tile)
-        sums[2].addmm_(gw, h.w.T)
+        gz = scratch.take("gz", *tile.z.shape)
         sums[3].add_(gw.sum(1, keepdim=True))
-        gh = torch.mm(self.tables[2].T, gw, out=scratch.take("gh", *h.w.shape))
-        return self.hidden.pull(h, gh, sums[:2], scratch)
+        for part, g, target in zip(*map(self._blocks, (tile.z, gw, gz)), strict=True):
+            h = tile.kept if tile.kept is not None else self.hidden.tile(part, None, scratch)
+            assert isinstance(h, Tile)
+            sums[2].addmm_(g, h.w.T)
+            gh = torch.mm(self.tables[2].T, g, out=scratch.take("gh", *h.w.shape))
+            target.copy_(self.hidden.pull(h, gh, sums[:2], scratch))
+        return gz
+
+    def reserve(self, numbers: int) -> int:
+        an_edge = 2 * self.hidden.width + self.hidden.extra + self.width
+        self.block = max(1, numbers // _BLOCK_SHARE // an_edge)
+        return numbers - min(numbers // 2, self.block * an_edge)
+
+    def _blocks(self, t: Tensor) -> Tensors:
+        return torch.split(t, self.block, 1)
 
 
 _LANES = 4  # sums that take turns: adding to the one just written waits for the store

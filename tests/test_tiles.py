@@ -7,13 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kanmeta
-from kanmeta import tiling
+from kanmeta import conv_cut, tiling
 from kanmeta.functions import elementwise
 from kanmeta.passes import Functions, Pass, Wanted
 from kanmeta.pieces import find
 from kanmeta.scratch import Scratch
 from kanmeta.splines import splines
-from kanmeta.tiles import way_of
+from kanmeta.tiles import dense, way_of
+from recipes.reference.conv_kan import KANConv2DLayer
 from recipes.tracking import peak_bytes
 from tests.cases import kan
 
@@ -88,9 +89,9 @@ def test_buffers_are_used_again() -> None:
     assert scratch.take("a", 100).numel() == 100
 
 
-@pytest.mark.parametrize("hidden", [4, 32])
+@pytest.mark.parametrize(("hidden", "dim_z"), [(4, 1), (32, 1), (32, 2), (128, 2)])
 @pytest.mark.parametrize(("grid_size", "uneven"), [(5, False), (5, True), (40, False), (40, True)])
-def test_a_pass_takes_its_budget(grid_size: int, uneven: bool, hidden: int) -> None:
+def test_a_pass_takes_its_budget(grid_size: int, uneven: bool, hidden: int, dim_z: int) -> None:
     """What tiles take is what the arithmetic counts, whichever way splines are computed."""
     budget, rows, inputs, outputs = 400_000, 512, 96, 96
     knots = torch.linspace(-2, 2, grid_size + 7).repeat(inputs, 1)
@@ -103,9 +104,9 @@ def test_a_pass_takes_its_budget(grid_size: int, uneven: bool, hidden: int) -> N
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
 
-    x, z, gy = normal(rows, inputs), normal(outputs, inputs, 1), normal(rows, outputs)
+    x, z, gy = normal(rows, inputs), normal(outputs, inputs, dim_z), normal(rows, outputs)
     width = grid_size + 4
-    matrices = normal(hidden, 1), normal(hidden), normal(width, hidden), normal(width)
+    matrices = normal(hidden, dim_z), normal(hidden), normal(width, hidden), normal(width)
     way = way_of(matrices, "relu")
 
     def step() -> None:
@@ -115,7 +116,8 @@ def test_a_pass_takes_its_budget(grid_size: int, uneven: bool, hidden: int) -> N
         )
 
     alive = [x, z, gy, *matrices]
-    results = x.nbytes + z.nbytes + gy.nbytes + z.numel()  # gradients, outputs, notes
+    results = x.nbytes + z.nbytes + gy.nbytes  # gradients, outputs
+    results += z.numel() if dim_z == 1 else 0  # notes
     taken = peak_bytes(step, alive) - results - sum(t.nbytes for t in alive)
     assert 0.4 * budget < taken < 1.15 * budget
 
@@ -136,3 +138,44 @@ def test_tables_of_a_wide_meta_learner_leave_room_for_tiles(
     model = kanmeta.convert(kan(784, 32), hidden=1024, execution="stream")
     model(torch.ones(4, 784)).sum().backward()
     assert len(cuts) > 1
+
+
+@pytest.mark.parametrize("activation", ["relu", "silu"])
+def test_coefficients_are_the_same_whatever_the_blocks(activation: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = (20, 2), (20,), (9, 20), (9,)
+    matrices = [torch.randn(*s, generator=generator, dtype=torch.float64) for s in shapes]
+    z = torch.randn(2, 50, generator=generator, dtype=torch.float64)
+    gw = torch.randn(9, 50, generator=generator, dtype=torch.float64)
+    found = []
+    for numbers in (1_000_000, 49 * 20 * 3, 1):
+        made = dense((matrices[0], matrices[1], matrices[2], matrices[3]), activation)
+        assert made.reserve(numbers) >= numbers // 2
+        tile, sums = made.tile(z, None, Scratch(z)), made.sums()
+        w = tile.w.clone()
+        found.append([w, made.pull(tile, gw.clone(), sums, Scratch(z)).clone(), *sums])
+        bare, sums = made.tile(z, None, Scratch(z), whole=False), made.sums()
+        found.append([w, made.pull(bare, gw.clone(), sums, Scratch(z)).clone(), *sums])
+    for others in found[1:]:
+        for one, other in zip(found[0], others, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dim_z", [1, 2])
+def test_hidden_units_leave_room_for_tiles_of_a_convolution(
+    dim_z: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All hidden units of a tile's edges left room for single channels: ten times as slow."""
+    cuts: list[conv_cut.Sizes] = []
+    original = conv_cut.cut
+
+    def cut(problem: conv_cut.Problem, numbers: int) -> conv_cut.Sizes:
+        cuts.append(original(problem, numbers))
+        return cuts[-1]
+
+    monkeypatch.setattr("kanmeta.conv_pass.conv_cut.cut", cut)
+    model = KANConv2DLayer(32, 64, spline_order=3, kernel_size=3, padding=1)
+    model = kanmeta.convert(model, dim_z=dim_z, hidden=256, execution="stream")
+    model(torch.ones(16, 32, 8, 8)).sum().backward()
+    assert len(cuts) > 1
+    assert all(sizes.channels > 2 for sizes in cuts)
