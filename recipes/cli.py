@@ -68,7 +68,8 @@ def _arguments(recipe: str, doc: str, argv: Sequence[str] | None) -> argparse.Na
     parser.add_argument("--download", action="store_true", help="fetch data sets that are missing")
     parser.add_argument(
         "--device",
-        help="such as cuda; default: cpu, under accelerate launch the GPU that it picks",
+        help="such as cuda; default: cpu, of image recipes under accelerate launch the GPU that it "
+        "picks",
     )
     parser.add_argument("--precision", choices=("no", "bf16", "fp16"), default="no")
     parser.add_argument(
@@ -132,7 +133,7 @@ def run(
     place = Place(
         data=tuple(args.data_root),
         download=args.download,
-        device=args.device or default_device(),
+        device=args.device or (default_device() if has_precision else "cpu"),
         precision=args.precision,
         out=args.out,
         code=code,

@@ -1,5 +1,6 @@
 """Images for :mod:`recipes.distill_conv`: few to train with, and how a student sees them."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -11,8 +12,6 @@ from recipes.images_conv import augmentation
 from recipes.training import SPLIT_SEED, Pixels
 
 __all__ = ["Shown", "limited"]
-
-HELD_OUT = 8  # batches that are shown as they are, as many as distill holds out at most
 
 
 def limited(images: Images, limit: int) -> Images:
@@ -48,11 +47,13 @@ class Shown:
         self.batch = batch
         self.augment, self.generator = augmentation(data), torch.Generator().manual_seed(seed)
         images = data.inputs(torch.randperm(data.train, generator=self.generator))
-        self.first, self.others = images[: HELD_OUT * batch], images[HELD_OUT * batch :]
+        batches = math.ceil(data.train / batch)
+        held_out = min(8, max(1, batches // 10)) * batch  # as kanmeta.distill says
+        self.first, self.others = images[:held_out], images[held_out:]
 
     def __iter__(self) -> Iterator[Tensor]:
         """``(N, pixels)`` each."""
         yield from torch.split(self.first, self.batch)
         order = torch.randperm(len(self.others), generator=self.generator)
-        for rows in torch.split(order, self.batch):
+        for rows in torch.split(order, self.batch) if len(order) else ():
             yield self.augment(self.others[rows])

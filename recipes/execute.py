@@ -42,7 +42,7 @@ def execute(place: Place, job: Job, count: Callable[[int], object]) -> str:
     task: Task = _recipe(job).task(job, place)
     peak = _peak_of_a_step(task)
     state, weights = place.working(job, ".pt"), place.working(job, ".safetensors")
-    key = json.dumps([job.content(), dict(place.code), dict(task.source)])
+    key = json.dumps([job.content(), dict(place.code), dict(task.source), place.precision])
     value, curve = train(
         task, protocol=job.protocol, epochs=job.epochs, count=count, resume=state, key=key
     )

@@ -101,7 +101,8 @@ def table_of(number: int) -> list[Cell]:
 def winners(cells: Sequence[Cell], entries: Entries) -> set[tuple[str, str]]:
     """Cell, as :func:`columns` writes it, and model that is better than its counterpart.
 
-    Under protocol fair, by more than the larger of the two standard deviations.
+    Under protocol fair, by more than the larger of the two standard deviations, and at no seed not
+    finite.
     """
     higher = cells[0].metric.startswith("test accuracy")
     found = set()
@@ -112,7 +113,9 @@ def winners(cells: Sequence[Cell], entries: Entries) -> set[tuple[str, str]]:
             continue
         change = statistics.fmean(meta.values) - statistics.fmean(plain.values)
         if abs(change) > max(map(statistics.stdev, (plain.values, meta.values))):
-            found.add((_label(cell), cell.model if (change > 0) == higher else name))
+            winner, model = (meta, cell.model) if (change > 0) == higher else (plain, name)
+            if len(winner.values) == len(winner.results):
+                found.add((_label(cell), model))
     return found
 
 

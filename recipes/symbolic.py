@@ -86,9 +86,8 @@ def model(job: Job) -> nn.Module:
     """The model of a job, on the CPU, with its first values."""
     with _quietly(), torch.random.fork_rng(devices=[]):
         kan = importlib.import_module("kan")  # only if asked for: optional, slow to import
-        net: nn.Module = kan.KAN(
-            job.config["widths"], grid=5, k=3, seed=job.seed, auto_save=False, device="cpu"
-        )
+        widths = [*job.config["widths"]]  # pykan changes the list that it is given
+        net: nn.Module = kan.KAN(widths, grid=5, k=3, seed=job.seed, auto_save=False, device="cpu")
         if job.config["convert"] is not None:
             warnings.simplefilter("ignore", LargerModelWarning)
             generator = torch.Generator().manual_seed(job.seed)

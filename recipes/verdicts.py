@@ -36,8 +36,10 @@ def verdict(cells: Sequence[Cell], entries: Entries, kind: str = "fair") -> str:
             continue
         better += meta.mean > plain.mean if higher else meta.mean < plain.mean
         ratios.append(meta.mean - plain.mean if higher else meta.mean / plain.mean)
-    if not ratios:
+    if not sizes:
         return f"{name}: no cell has both models."
+    if not ratios:
+        return f"{name}: the Meta model is better in {better} of {len(sizes)} cells."
     change = (
         f"median difference {statistics.median(ratios):+.2f} points"
         if higher

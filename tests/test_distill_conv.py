@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from kanmeta.distill_data import Batches
 from recipes import distill_conv
 from recipes.conv_images import Shown, limited
 from recipes.data import load_images
@@ -65,9 +66,12 @@ def test_shown_images_are_new_at_every_pass_but_for_the_first_ones(images: Path)
     assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
     assert [len(batch) for batch in first] == [4] * 24
     same = [torch.equal(a, b) for a, b in zip(first, second, strict=True)]
-    assert same == [True] * 8 + [False] * 16
+    held_out = Batches(one, 4, torch.device("cpu"), None).held_out
+    assert same == [True] * len(held_out) + [False] * 22
+    assert all(torch.equal(a, b) for (a,), b in zip(held_out, first, strict=False))
     known = data.inputs(slice(0, data.train))
-    assert all((known == image).all(1).any() for image in torch.cat(first[:8]))
+    assert all((known == image).all(1).any() for image in torch.cat(first[:2]))
+    assert [len(batch) for batch in Shown(data, 96, seed=1)] == [96]
 
 
 def test_every_model_is_recorded_once_for_each_number_of_images(

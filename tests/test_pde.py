@@ -1,8 +1,6 @@
 """recipes.pde: the jobs of each protocol, and the estimate of the residual."""
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +10,6 @@ from recipes.job import PROFILES, Profile
 from recipes.models import build
 from recipes.unit_ball import EQUATIONS, Solution, ball, residuals
 
-RESULTS = Path(__file__).parents[1] / "results" / "pde"
-
 
 def test_the_papers_points_grow_with_the_dimension() -> None:
     jobs = pde.grid("paper", "full")
@@ -22,14 +18,6 @@ def test_the_papers_points_grow_with_the_dimension() -> None:
     assert not any(job.config["hard_boundary"] or job.variant for job in jobs)
     fair = pde.grid("fair", "full")
     assert {(j.config["points"], j.config["hard_boundary"]) for j in fair} == {(100, True)}
-
-
-def test_finished_results_are_of_jobs_that_there_are() -> None:
-    grid = {job.stem: job.content() for job in pde.grid("fair", "cpu")}
-    files = [*RESULTS.glob("*.fair.cpu.*.json")]
-    assert files
-    for path in files:
-        assert json.loads(path.read_text())["job"] == grid[path.stem], path.name
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -157,11 +157,31 @@ def test_a_recipe_runs_in_two_processes(tmp_path: Path) -> None:
     command += ["--nproc-per-node", "2"]
     command += ["-m", "recipes.images_fc", "--profile", "smoke", "--only", job.name]
     command += ["--data-root", str(tmp_path / "data"), "--out", str(tmp_path / "two")]
+    command += ["--device", "cpu"]
     subprocess.run(command, check=True, capture_output=True, text=True)
     (file,) = (tmp_path / "two" / "results" / "images_fc").glob("*.json")
     two = json.loads(file.read_text())
     assert two["execution"] == {"precision": "no", "compiled": False, "processes": 2}
     assert two["curve"]["train_loss"] == pytest.approx(one["curve"]["train_loss"], rel=1e-3)
+
+
+def test_a_killed_run_in_another_precision_starts_again(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    job, there = fc_job(), place(tmp_path)
+    with pytest.raises(KilledError):
+        execute(replace(there, precision="bf16"), job, kill_after(2))
+    counted: list[int] = []
+    execute(there, job, counted.append)
+    assert counted == [0, 1, 1, 1]
+
+
+def test_finished_results_are_of_jobs_that_there_are() -> None:
+    folder = Path(__file__).parents[1] / "results"
+    for recipe in RECIPES:
+        name = recipe.__name__.removeprefix("recipes.")
+        grid = {job.stem: job.content() for job in recipe.grid("fair", "cpu")}
+        for path in (folder / name).glob("*.fair.cpu.*.json"):
+            assert json.loads(path.read_text())["job"] == grid[path.stem], path.name
 
 
 def test_a_result_in_another_precision_is_not_this_one(tmp_path: Path) -> None:

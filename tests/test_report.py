@@ -283,3 +283,19 @@ def test_pages_show_appendix_b_and_the_vision_transformer() -> None:
     html = report_page.html_page(found)
     for text in ("4, 5, 2, 1", "81.00 ± 1.00 (3)", 'href="#symbolic"', 'id="vit"'):
         assert text in html
+
+
+def test_no_verdict_without_a_finite_pair_is_still_one() -> None:
+    cells_of_row = [cell("T5|FMNIST|32|G5", m) for m in ("KAN", "MetaKAN")]
+    found = [*fair("KAN", float("nan")), *fair("MetaKAN", 88.0)]
+    found[0]["value"] = None
+    (text,) = verdicts.verdicts(cells_of_row, results.by_cell(found))
+    assert text == "Protocol fair: the Meta model is better in 1 of 1 cells."
+
+
+def test_a_model_with_a_diverged_seed_is_not_bold() -> None:
+    cells_of_row = [cell("T5|FMNIST|32|G5", m) for m in ("KAN", "MetaKAN")]
+    found = [*fair("KAN", 87.0, 87.1, 87.2), *fair("MetaKAN", 88.0, 88.1, 88.2)]
+    assert results.winners(cells_of_row, results.by_cell(found))
+    found[-1]["value"] = None
+    assert not results.winners(cells_of_row, results.by_cell(found))
