@@ -9,9 +9,14 @@ from torch import Tensor
 
 from kanmeta.errors import PlanError
 
-__all__ = ["Batches"]
+__all__ = ["Batches", "held_out_batches"]
 
 _MOST_HELD_OUT = 8
+
+
+def held_out_batches(number: int) -> int:
+    """How many of ``number`` batches are held out: a tenth, 8 at most, at least one."""
+    return min(_MOST_HELD_OUT, max(1, number // 10))
 
 
 class Batches:
@@ -59,7 +64,7 @@ class Batches:
             number = rows.pop()
             order = torch.randperm(number, generator=generator)
             pieces = list(torch.split(order, batch))
-            held = min(_MOST_HELD_OUT, max(1, len(pieces) // 10))
+            held = held_out_batches(len(pieces))
             self._pieces = torch.cat(pieces[held:]) if len(pieces) > held else order
             self._batch = batch
             self.held_out = [self._rows(p) for p in pieces[:held]]
@@ -72,7 +77,7 @@ class Batches:
             first = list(itertools.islice(self._loader, 10 * _MOST_HELD_OUT))
             if not first:
                 raise PlanError("data gives no batches: expected at least one")
-            held = min(_MOST_HELD_OUT, max(1, len(first) // 10))
+            held = held_out_batches(len(first))
             self._skip = held if len(first) > held else 0
             self.held_out = [self._arguments(item) for item in first[:held]]
 

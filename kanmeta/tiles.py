@@ -147,12 +147,13 @@ class _Dense(Coefficients):
     def tile(self, z: Tensor, note: Tensor | None, scratch: Scratch, whole: bool = True) -> Tile:
         w = scratch.take("w", self.width, z.shape[1])
         h: Tile | None = None
-        if whole or z.shape[1] <= self.block:
+        alone = z.shape[1] <= self.block  # then its hidden units are kept for pulling
+        if whole or alone:
             for part, target in zip(self._blocks(z), self._blocks(w), strict=True):
                 h = self.hidden.tile(part, None, scratch)
                 if whole:
                     torch.mm(self.tables[2], h.w, out=target).add_(self.tables[3])
-        return Tile(z, w, h if z.shape[1] <= self.block else None)
+        return Tile(z, w, h if alone else None)
 
     def pull(self, tile: Tile, gw: Tensor, sums: Tensors, scratch: Scratch) -> Tensor:
         gz = scratch.take("gz", *tile.z.shape)

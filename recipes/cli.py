@@ -21,7 +21,9 @@ __all__ = ["Grid", "run"]
 Grid = Callable[[Protocol, Profile], list[Job]]
 
 
-def _arguments(recipe: str, doc: str, argv: Sequence[str] | None) -> argparse.Namespace:
+def _arguments(
+    recipe: str, doc: str, argv: Sequence[str] | None, variant: str
+) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=f"python -m recipes.{recipe}",
         description=doc,
@@ -46,7 +48,7 @@ def _arguments(recipe: str, doc: str, argv: Sequence[str] | None) -> argparse.Na
     parser.add_argument(
         "--variant",
         metavar="NAME",
-        default="",
+        default=variant,
         help="instead of the paper's cells what is run besides, such as longer; all: everything",
     )
     parser.add_argument(
@@ -93,6 +95,7 @@ def run(
     argv: Sequence[str] | None = None,
     has_library: bool = True,
     has_precision: bool = False,
+    variant: str = "",
 ) -> None:
     """Parse ``argv``, make the jobs and run those that are not done.
 
@@ -103,8 +106,9 @@ def run(
         argv: the command line; default: the program's.
         has_library: whether the models can be made of the real libraries' layers.
         has_precision: whether steps go through :class:`recipes.engine.Engine`.
+        variant: of the jobs that run unless ``--variant`` says otherwise.
     """
-    args = _arguments(recipe, doc, argv)
+    args = _arguments(recipe, doc, argv, variant)
     jobs = [
         job
         for job in grid(args.protocol, args.profile)

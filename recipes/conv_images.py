@@ -7,9 +7,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from kanmeta.distill_data import held_out_batches
 from recipes.data import Images
 from recipes.images_conv import augmentation
-from recipes.training import SPLIT_SEED, Pixels
+from recipes.training import Pixels, split_order
 
 __all__ = ["Shown", "limited"]
 
@@ -19,8 +20,7 @@ def limited(images: Images, limit: int) -> Images:
 
     The more there are, the less of a difference between two models is chance.
     """
-    generator = torch.Generator().manual_seed(SPLIT_SEED)
-    order = torch.randperm(len(images.train_images), generator=generator)
+    order = split_order(len(images.train_images))
     chosen, others = order[:limit], order[limit : 2 * limit]
     return replace(
         images,
@@ -47,8 +47,7 @@ class Shown:
         self.batch = batch
         self.augment, self.generator = augmentation(data), torch.Generator().manual_seed(seed)
         images = data.inputs(torch.randperm(data.train, generator=self.generator))
-        batches = math.ceil(data.train / batch)
-        held_out = min(8, max(1, batches // 10)) * batch  # as kanmeta.distill says
+        held_out = held_out_batches(math.ceil(data.train / batch)) * batch
         self.first, self.others = images[:held_out], images[held_out:]
 
     def __iter__(self) -> Iterator[Tensor]:

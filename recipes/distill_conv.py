@@ -167,8 +167,6 @@ def run(args: argparse.Namespace) -> None:
 
     def distilled(dim_z: int, what: str, hidden: int) -> tuple[nn.Module, dict[str, Any]]:
         model = converted(args.seed, data.shape, dim_z=dim_z, hidden=hidden)
-        # Faster than streamed, whose point is memory: the network is small.
-        kanmeta.set_execution(model, "regenerate")
         shown = what if what == "normal" else Shown(data, BATCH, args.seed)
         steps = {"fit_steps": FIT_STEPS, "layer_steps": LAYER_STEPS, "steps": STEPS}
         report = distil(model, source, data=shown, **steps)

@@ -24,9 +24,9 @@ __all__ = [
     "INPUTS",
     "SMOKE_IMAGES",
     "Settings",
-    "images_data",
     "images_model",
     "images_task",
+    "job_images",
     "mixup",
     "optimizer",
 ]
@@ -70,15 +70,7 @@ def images_task(
     """
     config, settings = job.config, Settings(**job.config["settings"])
     engine = Engine(place.device, place.precision)
-    data, source = images_data(
-        config["dataset"],
-        place.data,
-        place.download,
-        str(engine.device),
-        28 if config["dataset"] in COLOUR and not shaped else None,
-        job.protocol == "fair",
-        config["limit"],
-    )
+    data, source = job_images(job, place, str(engine.device), shaped)
     inner = images_model(job)
     for layer in inner.modules():
         if isinstance(layer, KANLinear):
@@ -157,8 +149,25 @@ class Shaped(nn.Module):
         return y
 
 
+def job_images(
+    job: Job, place: Place, device: str, shaped: bool = False
+) -> tuple[Pixels, Mapping[str, Any]]:
+    """Images as the network of a job sees them, and what they are.
+
+    Args:
+        job, place: see :class:`Task`.
+        device: where they go.
+        shaped: see :func:`images_task`.
+    """
+    dataset = job.config["dataset"]
+    size = 28 if dataset in COLOUR and not shaped else None
+    held_out = job.protocol == "fair"
+    limit = job.config["limit"]
+    return _data(dataset, place.data, place.download, device, size, held_out, limit)
+
+
 @cache
-def images_data(
+def _data(
     dataset: str,
     roots: tuple[Path, ...],
     download: bool,
@@ -167,15 +176,6 @@ def images_data(
     held_out: bool,
     limit: int | None,
 ) -> tuple[Pixels, Mapping[str, Any]]:
-    """Images as a job sees them, and what they are.
-
-    Args:
-        dataset, roots, download: see :func:`recipes.data.load_images`.
-        device: where they go.
-        size: that they are resized to; None: as they are in the files.
-        held_out: whether a twelfth as many as are trained with are for validation.
-        limit: use at most so many, see :meth:`recipes.training.Pixels.of`.
-    """
     images = load_images(dataset, roots, download)
     source = {"name": dataset, "sha256": images.fingerprint()}
     if size is not None:

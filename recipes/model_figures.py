@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from recipes.data import COLOUR, DataError
+from recipes.data import DataError
 from recipes.execute import trained
 from recipes.figures import axes_of, svg
-from recipes.images_run import images_data
+from recipes.images_run import job_images
 from recipes.job import PROFILES, PROTOCOLS, Job, Place
 from recipes.laplacian import edge_functions, layer_coefficients
 from recipes.models import is_converted
@@ -68,12 +68,8 @@ def clusters_of_classes(job: Job, model: nn.Module, place: Place) -> str:
     """Figure 7: t-SNE of the outputs for test images."""
     from sklearn.manifold import TSNE  # only here: slow to import
 
-    config = job.config
-    size = 28 if config["dataset"] in COLOUR else None
     # As the job's own data: the network must see images that were scaled as in its training.
-    data, _ = images_data(
-        config["dataset"], place.data, False, "cpu", size, job.protocol == "fair", config["limit"]
-    )
+    data, _ = job_images(job, place, "cpu")
     test = data.part("test")
     rows = slice(test.start, min(test.stop, test.start + IMAGES))
     with torch.no_grad():

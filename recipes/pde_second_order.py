@@ -7,7 +7,6 @@ table's KAN, trained by Levenberg and Marquardt's method on points that are draw
 step. Everything else is as in recipes.pde, protocol fair.
 """
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -102,10 +101,9 @@ def task(job: Job, place: Place) -> Task:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
-    arguments = sys.argv[1:] if argv is None else argv
-    # It has no job without a variant, which are those that run unless the command line says more.
-    arguments = ["--variant", "second-order", *arguments]
-    cli.run("pde_second_order", __doc__ or "", grid, arguments, has_library=False)
+    cli.run(
+        "pde_second_order", __doc__ or "", grid, argv, has_library=False, variant="second-order"
+    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from recipes.data import Images
 from recipes.engine import Engine
 
-__all__ = ["Pixels", "accuracy", "fit", "one_thread", "train_epoch"]
+__all__ = ["Pixels", "accuracy", "fit", "one_thread", "split_order", "train_epoch"]
 
 SPLIT_SEED = 2025  # one split of the training images for all runs, whatever their seed
 Augment = Callable[[Tensor], Tensor]
@@ -62,7 +62,7 @@ class Pixels:
         """
         train, labels = images.train_images, images.train_labels
         if validation or limit:
-            order = torch.randperm(len(train), generator=torch.Generator().manual_seed(SPLIT_SEED))
+            order = split_order(len(train))
             order = order[: None if limit is None else limit + validation]
             train, labels = train[order], labels[order]
         test, count = slice(limit), len(train) - validation
@@ -94,6 +94,11 @@ class Pixels:
     def inputs(self, rows: Tensor | slice) -> Tensor:
         """Images ``rows`` with mean 0 and standard deviation 1: float32, ``(N, pixels)``."""
         return self.values[rows].float().sub_(self.mean).div_(self.std)
+
+
+def split_order(number: int) -> Tensor:
+    """The order in which ``number`` training images are divided, the same in all runs."""
+    return torch.randperm(number, generator=torch.Generator().manual_seed(SPLIT_SEED))
 
 
 def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
