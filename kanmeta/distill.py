@@ -59,11 +59,12 @@ def distill(
             an iterable of batches such as a ``DataLoader``, whose items are a tensor or start with
             one. A tenth of it, 8 batches at most, is held out to choose the best state and to stop.
             None: coefficients alone. ``"normal"``: no data either, but coefficients are compared by
-            what they do at standard normal inputs of each layer; then layers are matched at such
-            inputs of the model, see :mod:`kanmeta.standard_inputs`, where it takes them.
+            what they do at standard normal inputs of each layer; then layers and outputs are
+            matched at such inputs of the model, see :mod:`kanmeta.standard_inputs`, where it takes
+            them.
         loss: of the outputs: ``"kl"``, ``"mse"``, or a function (student's, teacher's output) ->
             number. Default: KL divergence where the model gives a matrix ``(N, C)`` with C >= 2,
-            which are taken for class scores, else mean squared error.
+            which are taken for class scores, else mean squared error; of ``"normal"`` always that.
         from_student: go on from the student as it is, for instance one with few-bit prompts
             (:func:`kanmeta.few_bit_prompts`): only match layers and outputs by gradient, copy
             nothing.
@@ -110,13 +111,13 @@ def distill(
         with put_back_on_failure(student):
             work = Work(student, plain, layers, batches, standard, generator)
             total = 0 if from_student else fit_steps * len(work.clusters)
-            total += layer_steps if standard else 0
-            total += 0 if data is None else layer_steps + steps * (1 + (prompt_bits is not None))
+            if standard or data is not None:
+                total += layer_steps + steps * (1 + (prompt_bits is not None))
             with _bar(total, progress) as tick:
                 if not from_student:
                     work.coefficients(fit_steps, tick)
-                if standard and layer_steps:
-                    work.standard_layers(layer_steps, tick)
+                if standard:
+                    work.made_up(loss, layer_steps, steps, tick)
                 name = None
                 if batches is not None:
                     few = from_student and prompt_bits is not None  # straight to the last stage

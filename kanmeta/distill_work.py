@@ -81,16 +81,31 @@ class Work:
             code_stage.write(a[0], code_stage.code(*a, steps, self.generator, tick))
         self._stage("meta-learner", start)
 
-    def standard_layers(self, steps: int, tick: Callable[[], object]) -> None:
-        """Match layers at inputs that are made up, where the model takes such."""
+    def made_up(
+        self,
+        loss: str | Loss | None,
+        layer_steps: int,
+        steps: int,
+        tick: Callable[[], object],
+    ) -> None:
+        """Match layers, then outputs, at inputs that are made up, where the model takes such."""
         start = time.perf_counter()
         inputs = standard_inputs(self.teacher, self.layers, self.generator)
-        note = "left out: the model does not take inputs of its first layer"
-        if inputs is not None:
-            device = next(iter(self.layers.values())).prompts.device
-            batches = Batches(inputs, 0, device, self.generator)
-            note = layer_matching.match_layers(self.teacher, self.layers, batches, steps, tick)
-        self._stage("layer outputs, standard inputs", start, note)
+        if inputs is None:
+            note = "left out: the model does not take inputs of its first layer"
+            self._stage("standard inputs", start, note)
+            return
+        device = next(iter(self.layers.values())).prompts.device
+        batches = Batches(inputs, 0, device, self.generator)
+        if layer_steps:
+            note = layer_matching.match_layers(
+                self.teacher, self.layers, batches, layer_steps, tick
+            )
+            self._stage("layer outputs, standard inputs", start, note)
+        if steps:
+            # KL would see little but which class wins: far from data, scores are sure of one.
+            name, function = self._loss(batches, "mse" if loss is None else loss)
+            self._outputs(batches, name, function, steps, tick, ", standard inputs")
 
     def data(
         self,
@@ -102,9 +117,7 @@ class Work:
     ) -> str:
         """Match layers, then outputs; return the loss's name."""
         assert self.batches is not None
-        with torch.no_grad():
-            output = first_tensor(self.teacher(*self.batches.held_out[0]))
-        name, function = matching.resolve_loss(loss, output)
+        name, function = self._loss(self.batches, loss)
         if layer_steps:
             before = self._held_out(function)
             kept = [(p, p.detach().clone()) for p in learnt(self.layers)]
@@ -116,13 +129,8 @@ class Work:
                 put_back(kept)
                 note += "; not kept: the outputs got worse"
             self._stage("layer outputs", start, note)
-        if not steps:
-            return name
-        start = time.perf_counter()
-        note = matching.match_outputs(
-            self.student, self.teacher, self.layers, self.batches, function, steps, tick
-        )
-        self._stage(f"outputs ({name})", start, note)
+        if steps:
+            self._outputs(self.batches, name, function, steps, tick)
         return name
 
     def few_bits(
@@ -130,21 +138,31 @@ class Work:
     ) -> None:
         """Match outputs with prompts of few bits."""
         assert self.batches is not None
+        name, function = self._loss(self.batches, loss)
+        what = f", {bits:g} bits"
+        self._outputs(self.batches, name, function, steps, tick, what, int(2**bits))
+
+    @torch.no_grad()
+    def _loss(self, batches: Batches, loss: str | Loss | None) -> tuple[str, Loss]:
+        """Name and function of the loss."""
+        return matching.resolve_loss(loss, first_tensor(self.teacher(*batches.held_out[0])))
+
+    def _outputs(
+        self,
+        batches: Batches,
+        name: str,
+        loss: Loss,
+        steps: int,
+        tick: Callable[[], object],
+        what: str = "",
+        levels: int | None = None,
+    ) -> None:
+        """Match outputs; ``what`` is for the report."""
         start = time.perf_counter()
-        with torch.no_grad():
-            output = first_tensor(self.teacher(*self.batches.held_out[0]))
-        name, function = matching.resolve_loss(loss, output)
         note = matching.match_outputs(
-            self.student,
-            self.teacher,
-            self.layers,
-            self.batches,
-            function,
-            steps,
-            tick,
-            int(2**bits),
+            self.student, self.teacher, self.layers, batches, loss, steps, tick, levels
         )
-        self._stage(f"outputs ({name}), {bits:g} bits", start, note)
+        self._stage(f"outputs ({name}){what}", start, note)
 
     @torch.no_grad()
     def _held_out(self, loss: Loss) -> float:

@@ -118,6 +118,8 @@ def run(
     ]
     if args.library and not has_library:
         raise SystemExit(f"error: {recipe} has no --library: leave it out")
+    if args.library and args.variant not in ("", "all"):
+        raise SystemExit("error: --library is a variant of the paper's cells: leave --variant out")
     if args.precision != "no" and not has_precision:
         raise SystemExit(f"error: {recipe} computes in full precision: leave --precision out")
     if args.library:

@@ -50,7 +50,7 @@ def test_of_targets(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_of_made_up_inputs(weights: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     common = ("distill", TARGET, out, "--weights", weights, *FEW, "--data", "normal")
-    run(*common, "--key", "x", told="leave them out for normal")
+    run(*common, "--key", "x", told="leave it out for normal")
     run(*common)
 
 

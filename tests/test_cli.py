@@ -152,11 +152,13 @@ def test_distill_trains_codes_of_few_bits(tmp_path: Path, trained: Path) -> None
 
 
 def test_distill_with_made_up_inputs(tmp_path: Path, trained: Path) -> None:
-    steps = ["--fit-steps", "5", "--layer-steps", "5", *SMALL]
+    steps = ["--fit-steps", "5", "--layer-steps", "5", "--steps", "5", *SMALL]
     out = tmp_path / "out.safetensors"
     common = ["distill", TARGET, out, "--weights", trained, "--bits", "4", *steps]
-    done = record(*common, "--data", "normal")
-    assert "standard inputs" in done["report"]["stages"][-1]["name"]
+    for loss in ([], ["--loss", "kl"]):
+        done = record(*common, "--data", "normal", *loss, "--force")
+        name = f"outputs ({loss[-1] if loss else 'mse'}), standard inputs"
+        assert done["report"]["stages"][-1]["name"] == name
     assert done["notes"] == ["codes of 4 bits are not trained without inputs: --data FILE"]
     embedding = "tests.test_cli:embedded"
     torch.manual_seed(0)
@@ -165,7 +167,7 @@ def test_distill_with_made_up_inputs(tmp_path: Path, trained: Path) -> None:
     done = record(*common, *steps, "--data", "normal")
     assert any(note.startswith("made-up inputs are left out") for note in done["notes"])
     refused = run(*common, "--data", "normal", "--key", "x", code=1)
-    assert "leave them out for normal" in " ".join(refused.output.split())
+    assert "leave it out for normal" in " ".join(refused.output.split())
 
 
 def test_info_and_inspect_of_a_compact_file(tmp_path: Path) -> None:

@@ -592,3 +592,9 @@ def test_real_libraries_make_the_models_of_the_recipes(base: str) -> None:
 def test_library_is_refused_where_it_would_change_nothing(recipe: Any, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="has no --library: leave it out"):
         recipe.main(["--library", str(tmp_path), "--list"])
+
+
+def test_library_goes_with_no_other_variant(tmp_path: Path) -> None:
+    for variant in ("longer", "library"):
+        with pytest.raises(SystemExit, match="leave --variant out"):
+            images_fc.main(["--library", str(tmp_path), "--variant", variant, "--list"])

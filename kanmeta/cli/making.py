@@ -108,8 +108,8 @@ def distill(
     """
     check_new(out, force)
     check_bits(bits)
-    if data == NORMAL and (key or loss):
-        raise CommandError("--key and --loss are for inputs in a file; leave them out for normal")
+    if data == NORMAL and key:
+        raise CommandError("--key is for inputs in a file; leave it out for normal")
     inputs = str(data) if data == NORMAL else None if data is None else read_inputs(data, key)
     teacher = seeded_model(target, arguments, weights, seed)
     generator = torch.Generator().manual_seed(seed)
