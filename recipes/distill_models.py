@@ -158,7 +158,7 @@ def distilled(
     if what == "100 batches":
         arguments["data"] = data.inputs(rows[:UNLABELLED].to(data.labels.device))
     elif what == "normal":
-        arguments |= {"data": "normal", "layer_steps": 3000}
+        arguments |= {"data": "normal", "layer_steps": 2000, "steps": 2000}
     elif what == "2 epochs":
         arguments["data"] = data.inputs(rows.to(data.labels.device))
         arguments["steps"] = 2 * EPOCH_STEPS
