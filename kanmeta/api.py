@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kanmeta import initialise
-from kanmeta.access import converted_layers
+from kanmeta.access import complete_layers, converted_layers
 from kanmeta.adapter import Adapter
 from kanmeta.clusters import Clusters
 from kanmeta.discovery import Filter
@@ -169,11 +169,15 @@ def convert(
         return model
     teacher = copy.deepcopy(model)
     undo = apply_plan(model, planned, generator)
+    prompts = next(iter(complete_layers(model).values())).prompts
+    first = prompts.detach().clone()
     try:
         data = None if distill is True else distill
         run_distill(model, teacher, data=data, generator=generator)
-    except Exception:
-        undo()
+    except BaseException as error:
+        # An interruption leaves the best state so far, once there is any.
+        if isinstance(error, Exception) or torch.equal(prompts, first):
+            undo()
         raise
     return model
 

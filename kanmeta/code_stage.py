@@ -14,7 +14,7 @@ from kanmeta.initialise import PROMPT_SPREAD, STEP
 from kanmeta.linear_code import LinearCode, blocks, linear_code, squared_error
 from kanmeta.meta import MetaLearner
 
-__all__ = ["Coded", "code", "layer_error", "write"]
+__all__ = ["Coded", "code", "layer_error", "written"]
 
 
 class Coded(NamedTuple):
@@ -81,8 +81,8 @@ def code(
 
 
 @torch.no_grad()
-def write(layers: Sequence[Binding], coded: Coded) -> None:
-    """Put a code into converted layers and their meta-learner.
+def written(layers: Sequence[Binding], coded: Coded) -> list[tuple[Tensor, Tensor]]:
+    """Tensors of converted layers and of their meta-learner, each with its value for a code.
 
     The prompts get the spread, and the constant ``scale`` the size, that suit training; see
     :func:`kanmeta.initialise.draw`. Both are powers of two: nothing is rounded by them.
@@ -92,20 +92,27 @@ def write(layers: Sequence[Binding], coded: Coded) -> None:
     scale = 2.0 ** round(math.log2(STEP / (meta.hidden * math.sqrt(fan_in))))
     spread = 2.0 ** round(math.log2(PROMPT_SPREAD))
     back = axes.inverse * axes.spread  # w = mean + x @ back
-    meta.weight1.copy_(unit.weight1 / spread)
-    meta.weight2.copy_((back.T @ unit.weight2.to(back)) / scale)
+    values: list[tuple[Tensor, Tensor]] = [
+        (meta.weight1, unit.weight1 / spread),
+        (meta.weight2, (back.T @ unit.weight2.to(back)) / scale),
+    ]
     if meta.bias1 is not None and meta.bias2 is not None:
         assert unit.bias1 is not None
         assert unit.bias2 is not None
-        meta.bias1.copy_(unit.bias1)
-        meta.bias2.copy_((unit.bias2.to(back) @ back) / scale)
+        values += [
+            (meta.bias1, unit.bias1),
+            (meta.bias2, (unit.bias2.to(back) @ back) / scale),
+        ]
     for binding, mean, u in zip(layers, axes.means, coded.codes, strict=True):
-        binding.prompts.copy_((u * spread).view(binding.prompts.shape))
         layer_scale, offset = binding.layer.coefficient_scale, binding.layer.coefficient_offset
         assert isinstance(layer_scale, Tensor)
         assert isinstance(offset, Tensor)
-        layer_scale.fill_(scale)
-        offset.copy_(mean + coded.constant.to(back) @ back)
+        values += [
+            (binding.prompts, (u * spread).view(binding.prompts.shape)),
+            (layer_scale, torch.full_like(layer_scale, scale)),
+            (offset, mean + coded.constant.to(back) @ back),
+        ]
+    return values
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from kanmeta.distill_data import Batches
 from kanmeta.distill_report import DistillReport
 from kanmeta.distill_work import Work
 from kanmeta.errors import PlanError
-from kanmeta.matching import Loss
+from kanmeta.losses import Loss, check_loss
 from kanmeta.transfer import check_teacher, plain_teacher, put_back_on_failure
 
 __all__ = ["distill"]
@@ -57,7 +57,8 @@ def distill(
         teacher: a model of the same architecture, trained; converted or not. Not changed.
         data: inputs, no labels: a tensor, a tuple of tensors (the model's positional arguments), or
             an iterable of batches such as a ``DataLoader``, whose items are a tensor or start with
-            one. A tenth of it, 8 batches at most, is held out to choose the best state and to stop.
+            one. A tenth of it, 8 batches at most, is held out to choose the best state and to stop;
+            of a loader the first ones, so that with ``shuffle=True`` they are trained on as well.
             None: coefficients alone. ``"normal"``: no data either, but coefficients are compared by
             what they do at standard normal inputs of each layer; then layers and outputs are
             matched at such inputs of the model, see :mod:`kanmeta.standard_inputs`, where it takes
@@ -102,6 +103,15 @@ def distill(
     if prompt_bits is not None and not (number and 1 <= prompt_bits <= 8):
         raise PlanError(f"prompt_bits={prompt_bits!r}: expected a number from 1 to 8, or None")
     plain = plain_teacher(teacher)
+    for what, count, least in (
+        ("fit_steps", fit_steps, 0),
+        ("layer_steps", layer_steps, 0),
+        ("steps", steps, 0),
+        ("batch_size", batch_size, 1),
+    ):
+        if count < least:
+            raise PlanError(f"{what}={count}: expected {least} or more")
+    check_loss(loss)
     with matching.evaluating(student, plain):
         check_teacher(student, plain, layers)
         batches = None

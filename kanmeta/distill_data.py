@@ -32,7 +32,8 @@ class Batches:
 
     Attributes:
         held_out: up to 8 batches, a tenth of the data if that is less, at least one. Of a single
-            batch, that batch.
+            batch, that batch. Of a loader they are the first ones that it gives, and the first
+            ones are passed over each time: where it shuffles, these are others.
     """
 
     def __init__(
@@ -74,17 +75,27 @@ class Batches:
                     "data is an iterator, which can be read only once: pass the DataLoader itself, "
                     "or a list of batches"
                 )
-            first = list(itertools.islice(self._loader, 10 * _MOST_HELD_OUT))
+            first, number = [], 0
+            for item in itertools.islice(self._loader, 10 * _MOST_HELD_OUT):
+                first += [item] if number < _MOST_HELD_OUT else []
+                number += 1
             if not first:
                 raise PlanError("data gives no batches: expected at least one")
-            held = held_out_batches(len(first))
-            self._skip = held if len(first) > held else 0
+            held = held_out_batches(number)
+            self._skip = held if number > held else 0
             self.held_out = [self._arguments(item) for item in first[:held]]
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         """Positional arguments of the model, without end."""
         while True:
-            yield from self.once()
+            number = 0
+            for number, batch in enumerate(self.once(), 1):  # noqa: B007
+                yield batch
+            if not number:
+                raise PlanError(
+                    "data gives no batches when it is read again: expected the same ones. Pass the "
+                    "DataLoader itself, or a list of batches"
+                )
 
     def once(self) -> Iterator[tuple[Tensor, ...]]:
         """Each of the others one time, tensors in a new order."""

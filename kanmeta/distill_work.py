@@ -1,24 +1,24 @@
 """The stages of one run of ``distill``, and what its report needs of them."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from kanmeta import code_stage, edge_functions, layer_matching, matching
+from kanmeta import code_stage, layer_matching, matching, metrics
 from kanmeta.binding import Binding
 from kanmeta.distill_data import Batches
 from kanmeta.distill_report import DistillReport, LayerReport, Stage
-from kanmeta.layer_metric import Call, first_tensor, gram, standard_call, watching
+from kanmeta.errors import PlanError
+from kanmeta.layer_metric import first_tensor
 from kanmeta.linear_code import pca_floor
-from kanmeta.matching import Loss, relative
+from kanmeta.losses import Loss, resolve_loss
+from kanmeta.matching import relative
 from kanmeta.standard_inputs import standard_inputs
-from kanmeta.transfer import copy_plain, learnt, put_back
+from kanmeta.transfer import copy_plain, learnt, put_all, put_back
 
 __all__ = ["Work"]
-
-_METRIC_CALLS = 4  # batches that a Gram matrix is measured on
 
 
 class Work:
@@ -58,27 +58,28 @@ class Work:
     def coefficients(self, steps: int, tick: Callable[[], object]) -> None:
         """Linear code of every cluster, then its fit."""
         start = time.perf_counter()
-        metrics = self._metrics()
+        inputs = self.batches if self.batches is not None else self.standard
+        known = metrics.measured(self.teacher, self.layers, inputs, self.generator)
         arguments = [
             (
                 [self.layers[n] for n in names],
                 [self.targets[n] for n in names],
-                _pooled([metrics.get(n) for n in names]),
+                metrics.pooled([known.get(n) for n in names]),
             )
             for names in self.clusters
         ]
         linear = [code_stage.code(*a, 0, None, tick) for a in arguments]
         copy_plain(self.student, self.teacher, self.layers)
-        for (bindings, *_), coded in zip(arguments, linear, strict=True):
-            code_stage.write(bindings, coded)
+        coded = zip(arguments, linear, strict=True)
+        put_all([pair for (layers, *_), code in coded for pair in code_stage.written(layers, code)])
         if self.batches is None and not self.standard:
             metric = "of the coefficients"
         else:
-            metric = f"in the metric of the basis in {len(metrics)} of {len(self.layers)} layers"
+            metric = f"in the metric of the basis in {len(known)} of {len(self.layers)} layers"
         self._stage("linear code", start, metric)
         start = time.perf_counter()
         for a in arguments:
-            code_stage.write(a[0], code_stage.code(*a, steps, self.generator, tick))
+            put_all(code_stage.written(a[0], code_stage.code(*a, steps, self.generator, tick)))
         self._stage("meta-learner", start)
 
     def made_up(
@@ -97,15 +98,13 @@ class Work:
             return
         device = next(iter(self.layers.values())).prompts.device
         batches = Batches(inputs, 0, device, self.generator)
-        if layer_steps:
-            note = layer_matching.match_layers(
-                self.teacher, self.layers, batches, layer_steps, tick
-            )
-            self._stage("layer outputs, standard inputs", start, note)
-        if steps:
+        try:
             # KL would see little but which class wins: far from data, scores are sure of one.
-            name, function = self._loss(batches, "mse" if loss is None else loss)
-            self._outputs(batches, name, function, steps, tick, ", standard inputs")
+            judge = self._loss(batches, "mse" if loss is None else loss)
+        except PlanError as error:
+            self._stage("standard inputs", start, f"left out: {error}")
+            return
+        self._match(batches, *judge, layer_steps, steps, tick, made_up=True)
 
     def data(
         self,
@@ -118,20 +117,36 @@ class Work:
         """Match layers, then outputs; return the loss's name."""
         assert self.batches is not None
         name, function = self._loss(self.batches, loss)
+        self._match(self.batches, name, function, layer_steps, steps, tick, search)
+        return name
+
+    def _match(
+        self,
+        batches: Batches,
+        name: str,
+        loss: Loss,
+        layer_steps: int,
+        steps: int,
+        tick: Callable[[], object],
+        search: bool = True,
+        made_up: bool = False,
+    ) -> None:
+        """Match layers, then outputs."""
+        what = ", standard inputs" if made_up else ""
         if layer_steps:
-            before = self._held_out(function)
+            before = self._held_out(batches, loss)
             kept = [(p, p.detach().clone()) for p in learnt(self.layers)]
             start = time.perf_counter()
             note = layer_matching.match_layers(
-                self.teacher, self.layers, self.batches, layer_steps, tick, search
+                self.teacher, self.layers, batches, layer_steps, tick, search
             )
-            if self._held_out(function) > before:  # better layers need not make a better model
+            # Better layers need not make a better model; made-up inputs do not tell.
+            if not made_up and self._held_out(batches, loss) > before:
                 put_back(kept)
                 note += "; not kept: the outputs got worse"
-            self._stage("layer outputs", start, note)
+            self._stage(f"layer outputs{what}", start, note)
         if steps:
-            self._outputs(self.batches, name, function, steps, tick)
-        return name
+            self._outputs(batches, name, loss, steps, tick, what)
 
     def few_bits(
         self, loss: str | Loss | None, bits: float, steps: int, tick: Callable[[], object]
@@ -142,10 +157,16 @@ class Work:
         what = f", {bits:g} bits"
         self._outputs(self.batches, name, function, steps, tick, what, int(2**bits))
 
-    @torch.no_grad()
     def _loss(self, batches: Batches, loss: str | Loss | None) -> tuple[str, Loss]:
-        """Name and function of the loss."""
-        return matching.resolve_loss(loss, first_tensor(self.teacher(*batches.held_out[0])))
+        """Name and function of the loss; a PlanError where outputs cannot be matched."""
+        with matching.only_trained(learnt(self.layers)):
+            output = first_tensor(self.student(*batches.held_out[0]))
+        if not output.requires_grad:
+            raise PlanError(
+                "the first tensor that the model gives is not changed by the converted layers, or "
+                "not differentiable: expected its outputs to be matched. Let it give them first"
+            )
+        return resolve_loss(loss, output.detach())
 
     def _outputs(
         self,
@@ -165,42 +186,10 @@ class Work:
         self._stage(f"outputs ({name}){what}", start, note)
 
     @torch.no_grad()
-    def _held_out(self, loss: Loss) -> float:
-        assert self.batches is not None
-        pairs = matching.held_out_outputs(self.student, self.teacher, self.batches)
+    def _held_out(self, batches: Batches, loss: Loss) -> float:
+        pairs = matching.held_out_outputs(self.student, self.teacher, batches)
         losses = [float(loss(ours, theirs)) for ours, theirs in pairs]
         return sum(losses) / len(losses)
-
-    @torch.no_grad()
-    def _metrics(self) -> dict[str, Tensor]:
-        """With inputs, the Gram matrix of each layer that is linear in its coefficients."""
-        found = {}
-        made = self._calls()
-        for name, binding in self.layers.items():
-            if name not in made:
-                continue
-            layer = self.teacher.get_submodule(name)
-            matrix = gram(layer, binding.spec, made[name], self.generator)
-            if matrix is None:  # a norm or an activation after the sums, maybe
-                matrix = edge_functions.gram(layer, binding.spec, made[name])
-            if matrix is not None:
-                found[name] = matrix
-        return found
-
-    def _calls(self) -> dict[str, list[Call]]:
-        """Calls to measure on, of the layers that have any."""
-        if self.batches is not None:
-            with watching(self.teacher, list(self.layers)) as calls:
-                for batch in self.batches.held_out[:_METRIC_CALLS]:
-                    self.teacher(*batch)
-                return {name: list(made) for name, made in calls.items() if made}
-        if not self.standard:
-            return {}
-        found = {
-            name: standard_call(self.teacher.get_submodule(name), b.spec, self.generator)
-            for name, b in self.layers.items()
-        }
-        return {name: [call] for name, call in found.items() if call is not None}
 
     def _errors(self) -> dict[str, float]:
         return {n: code_stage.layer_error(b, self.targets[n]) for n, b in self.layers.items()}
@@ -223,8 +212,8 @@ class Work:
             functions = layer_matching.layer_errors(self.teacher, self.layers, self.batches)
             pairs = matching.held_out_outputs(self.student, self.teacher, self.batches)
             output_error = matching.output_error(pairs)
-            ours, theirs = (torch.cat([p[i] for p in pairs]) for i in (0, 1))
-            if theirs.ndim == 2 and theirs.shape[1] >= 2:
+            if pairs[0][1].ndim == 2 and pairs[0][1].shape[1] >= 2:
+                ours, theirs = (torch.cat([p[i] for p in pairs]) for i in (0, 1))
                 agreement = float((ours.argmax(1) == theirs.argmax(1)).double().mean())
         return DistillReport(
             layers=tuple(
@@ -246,9 +235,3 @@ class Work:
             agreement=agreement,
             seconds=seconds,
         )
-
-
-def _pooled(metrics: Sequence[Tensor | None]) -> Tensor | None:
-    """Mean of the layers' metrics, each of trace 1; None where one has none."""
-    known = [m / m.trace() for m in metrics if m is not None]
-    return torch.stack(known).mean(0) if len(known) == len(metrics) else None

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from kanmeta.errors import PlanError
 from kanmeta.spec import LayerSpec
 
 __all__ = ["Call", "first_tensor", "gram", "standard_call", "usable", "watching"]
@@ -30,11 +31,27 @@ class Call(NamedTuple):
 
 
 def first_tensor(value: Any) -> Tensor:
-    """Return the output itself, or the first tensor in what a library's forward returns."""
+    """Return the output itself, or the first tensor in what a forward returns.
+
+    Raises:
+        PlanError: there is none.
+    """
+    found = _first(value)
+    if found is None:
+        raise PlanError(
+            f"a forward gives a {type(value).__name__} without a tensor: expected a tensor, or a "
+            "tuple, list or dict with one. Distil a module that gives that"
+        )
+    return found
+
+
+def _first(value: Any) -> Tensor | None:
     if isinstance(value, Tensor):
         return value
+    if not isinstance(value, Mapping | tuple | list):
+        return None
     items = value.values() if isinstance(value, Mapping) else value
-    return next(first_tensor(item) for item in items if isinstance(item, Tensor | tuple | list))
+    return next((t for t in map(_first, items) if t is not None), None)
 
 
 @contextmanager

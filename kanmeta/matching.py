@@ -6,31 +6,26 @@ from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kanmeta.binding import Binding
 from kanmeta.distill_data import Batches
-from kanmeta.errors import PlanError
 from kanmeta.layer_metric import first_tensor
+from kanmeta.losses import Loss
 from kanmeta.rounded import RoundedPrompts
 
 __all__ = [
-    "Loss",
     "Objective",
     "Trained",
     "evaluating",
     "held_out_loss",
     "held_out_outputs",
     "match_outputs",
+    "only_trained",
     "output_error",
     "relative",
-    "resolve_loss",
     "train",
 ]
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""(student's output, teacher's output) -> a number."""
 
 Objective = Callable[[tuple[Tensor, ...]], Tensor]
 """A batch, the model's positional arguments -> a number to be lowered."""
@@ -64,34 +59,6 @@ class Trained(NamedTuple):
         """For a report."""
         progress = f"held-out loss {self.first:.4g} -> {self.best:.4g}"
         return f"{progress}, best at step {self.at} of {self.steps}"
-
-
-def resolve_loss(loss: "str | Loss | None", output: Tensor) -> tuple[str, Loss]:
-    """Name and function of the loss.
-
-    None: ``"kl"`` for a matrix ``(N, C)`` with C >= 2, taken for class scores, else ``"mse"``.
-    """
-    if loss is None:
-        loss = "kl" if output.ndim == 2 and output.shape[1] >= 2 else "mse"
-    if loss == "kl":
-        return "kl", kl
-    if loss == "mse":
-        return "mse", F.mse_loss
-    if callable(loss):
-        return getattr(loss, "__name__", type(loss).__name__), loss
-    raise PlanError(f"loss={loss!r}: expected 'kl', 'mse', a function of two tensors, or None")
-
-
-def kl(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(softmax(teacher) || softmax(student)) over the last axis, mean over the rows."""
-    classes = student.shape[-1]
-    log_p, log_q = teacher.log_softmax(-1), student.log_softmax(-1)
-    return F.kl_div(
-        log_q.reshape(-1, classes),
-        log_p.reshape(-1, classes),
-        reduction="batchmean",
-        log_target=True,
-    )
 
 
 @contextmanager
@@ -193,7 +160,7 @@ def train(
     first = best
     kept = [p.detach().clone() for p in everything]
     with ExitStack() as stack:
-        stack.enter_context(_only_trained(everything))
+        stack.enter_context(only_trained(everything))
         stack.callback(_put, everything, kept)  # also after an interruption
         batches = iter(data)
         for step in range(1, steps + 1):
@@ -218,7 +185,7 @@ def train(
 
 
 @contextmanager
-def _only_trained(parameters: Sequence[Tensor]) -> Iterator[None]:
+def only_trained(parameters: Sequence[Tensor]) -> Iterator[None]:
     """Let gradients reach ``parameters``, whatever they did before, and leave none behind."""
     before = [(p, p.requires_grad, p.grad) for p in parameters]
     for p in parameters:

@@ -191,6 +191,8 @@ def decode(header: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
             raise CorruptCheckpointError(
                 f"{name} has codes of {packed.dtype} and a codebook of {books.dtype}"
             )
+        if not bool(books.isfinite().all()):
+            raise CorruptCheckpointError(f"{name}.codebook has numbers that are not finite")
         number = _product(edges)
         width = _width(books.shape[1], header["prompt_bits"])
         codes = torch.stack([unpack(p, width, number) for p in packed.view(dim_z, -1)])

@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 _ROWS = 128
 _DIRECTIONS = 2048  # of the (o, k) at most, bounds the work for wide layers
-_PIXELS = 16  # of an image's side at least
+_SIDES = (16, 28, 32, 64)  # of images that are tried; a kernel fits twice into what is left
 
 
 class StandardInputs:
@@ -37,10 +37,15 @@ class StandardInputs:
         coefficients: of the layer, ``(*edge_shape, dim_w)``.
         spec: of the layer.
         generator: CPU generator; default: torch's global one.
+        side: of images, in pixels, where the layer is a convolution.
     """
 
     def __init__(
-        self, coefficients: Tensor, spec: LayerSpec, generator: torch.Generator | None
+        self,
+        coefficients: Tensor,
+        spec: LayerSpec,
+        generator: torch.Generator | None,
+        side: int = _SIDES[0],
     ) -> None:
         """See the class."""
         self._generator = generator
@@ -49,8 +54,10 @@ class StandardInputs:
         w = w.movedim(inputs, list(range(-len(inputs), 0))).flatten(-len(inputs)).flatten(0, -2)
         if len(w) > _DIRECTIONS:
             w = w[torch.randperm(len(w), generator=generator)[:_DIRECTIONS].to(w.device)]
+        if len(w) > w.shape[1]:  # w = QR, and Q's rotation of normal numbers changes nothing
+            w = torch.linalg.qr(w.float(), mode="r").R.to(w)
         self._directions = w / w.norm(dim=0).clamp(min=torch.finfo(w.dtype).tiny)
-        self._image = [max(_PIXELS, 2 * size) for size in spec.kernel]
+        self._image = [max(side, 2 * size) for size in spec.kernel]
 
     def __iter__(self) -> Iterator[Tensor]:
         """``(128, i)``, or for a convolution ``(128, i, *space)``."""
@@ -76,19 +83,24 @@ class StandardInputs:
 def standard_inputs(
     teacher: nn.Module, layers: Mapping[str, Binding], generator: torch.Generator | None
 ) -> StandardInputs | None:
-    """Inputs of the model, which are those of its first layer.
+    """Inputs of the model, which are those of its first layer; images of the first side that fits.
 
     Returns:
-        None where the model does not take them, or where not all layers are called for them.
+        None where the model does not take them, hands others to its first layer, or does not call
+        all layers for them.
     """
     name, binding = next(iter(layers.items()))
     coefficients = binding.spec.read(teacher.get_submodule(name))
-    made = StandardInputs(coefficients, binding.spec, generator)
-    try:
-        with watching(teacher, list(layers)) as calls:
-            teacher(next(iter(made)))
-    except Exception as error:  # a forward of anybody's
-        _log.info("the model takes no inputs of its layer %r: %s", name, error)
-        return None
-    fits = all(calls[n] and bool(calls[n][0].output.isfinite().all()) for n in layers)
-    return made if fits else None
+    for side in _SIDES if len(binding.spec.kernel) in (1, 2) else _SIDES[:1]:
+        made = StandardInputs(coefficients, binding.spec, generator, side)
+        x = next(iter(made))
+        try:
+            with watching(teacher, list(layers)) as calls:
+                teacher(x)
+        except Exception as error:  # a forward of anybody's
+            _log.info("the model takes no %s for its layer %r: %s", tuple(x.shape), name, error)
+            continue
+        fits = all(made and bool(made[0].output.isfinite().all()) for made in calls.values())
+        if fits and calls[name][0].args[0].shape == x.shape:  # not put into another shape
+            return made
+    return None

@@ -18,6 +18,7 @@ __all__ = [
     "copy_plain",
     "learnt",
     "plain_teacher",
+    "put_all",
     "put_back",
     "put_back_on_failure",
 ]
@@ -115,6 +116,16 @@ def put_back(values: Sequence[tuple[Tensor, Tensor]]) -> None:
     """Copy each value into its tensor."""
     for tensor, value in values:
         tensor.copy_(value)
+
+
+def put_all(values: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Copy each value into its tensor, or after an interruption none."""
+    before = [(tensor, tensor.detach().clone()) for tensor, _ in values]
+    try:
+        put_back(values)
+    except BaseException:
+        put_back(before)
+        raise
 
 
 def _is_ours(model: nn.Module, name: str) -> bool:

@@ -167,9 +167,12 @@ def run(args: argparse.Namespace) -> None:
 
     def distilled(dim_z: int, what: str, hidden: int) -> tuple[nn.Module, dict[str, Any]]:
         model = converted(args.seed, data.shape, dim_z=dim_z, hidden=hidden)
-        shown = what if what == "normal" else Shown(data, BATCH, args.seed)
-        steps = {"fit_steps": FIT_STEPS, "layer_steps": LAYER_STEPS, "steps": STEPS}
-        report = distil(model, source, data=shown, **steps)
+        steps: dict[str, Any] = {"fit_steps": FIT_STEPS, "layer_steps": LAYER_STEPS, "steps": STEPS}
+        if what == "normal":  # made-up images have a shape already
+            inner = model.get_submodule("net"), source.get_submodule("net")
+            report = distil(*inner, data=what, **steps)
+        else:
+            report = distil(model, source, data=Shown(data, BATCH, args.seed), **steps)
         row = {"kind": "distilled", "dim_z": dim_z, "data_used": what, "hidden": hidden}
         return model, row | {"report": report.as_dict()}
 

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import kanmeta
-from recipes.images_fc import KAN, METAKAN
 from recipes.images_run import BASES, CLASSES, INPUTS, optimizer
+from recipes.images_settings import KAN, METAKAN
 from recipes.training import Pixels, accuracy, fit
 
 __all__ = [

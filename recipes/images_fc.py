@@ -17,17 +17,27 @@ from typing import Any
 from recipes import cli
 from recipes.data import COLOUR
 from recipes.images_run import INPUTS, SMOKE_IMAGES, Settings, classes, images_model, images_task
+from recipes.images_settings import (
+    FAIR_NOTES,
+    METAKAN,
+    NOTES,
+    PAPER_NOTES,
+    SPLINES,
+    TUNED,
+    TUNED_NOTES,
+    USUAL,
+)
 from recipes.job import Job, Place, Profile, Protocol, Task
 from recipes.paper import Cell, cell
 
-__all__ = ["KAN", "METAKAN", "grid", "main", "model", "task"]
+__all__ = ["grid", "main", "model", "task"]
 
 EPOCHS: dict[Profile, int] = {
     "smoke": 2,
     "cpu": 5,
     "full": 50,
 }  # the paper names none; its README 50
-LONGER = 4  # times the epochs, in variant "longer": after 5 of them wavelets still improve
+LONGER = 4  # times the epochs, in variants: after 5 of them wavelets still improve
 COLLAPSE_EPOCHS: dict[Profile, int] = {
     "smoke": 1,
     "cpu": 2,
@@ -55,58 +65,6 @@ MODELS = {
     "T7": ("WavKAN", "MetaWavKAN"),
 }
 WAVELETS = {"DoG": "dog", "Morlet": "morlet", "MexicanHat": "mexican_hat"}
-
-# G = 5, k = 3. The paper's counts have 9 numbers an edge: no spline_scaler.
-SPLINES = {"grid_size": 5, "spline_order": 3, "enable_standalone_scale_spline": False}
-
-KAN = Settings(
-    base="kan",
-    options={**SPLINES, "bias": True},  # the counts have one bias an output node
-    convert=None,
-    lr=1e-3,  # the paper gives none for plain models
-    prompt_lr=None,
-    meta_lr=None,
-    weight_decay=0.5,  # of 0, 0.1, 0.5 (and 1 at 10 epochs) the best: without, 20 epochs overfit
-    prompt_weight_decay=None,
-    batch=128,  # the paper's
-)
-METAKAN = replace(
-    KAN,
-    options={**SPLINES, "bias": False},  # not counted in Table 5's MetaKAN
-    # One meta-learner of width 256 without biases is what the counts of Table 5 need.
-    convert={"clusters": 1, "dim_z": 1, "hidden": 256, "bias": False},
-    prompt_lr=1e-2,  # the larger of the two that the paper searched
-    meta_lr=1e-3,  # the larger of the two that the paper searched
-    weight_decay=1e-4,  # the released code's, for the meta-learner
-    prompt_weight_decay=1e-4,  # 0 and 0.1 gave the same, 1 less
-)
-USUAL = {
-    "KAN": KAN,
-    "MetaKAN": METAKAN,
-    "FastKAN": replace(KAN, base="fastkan"),
-    "MetaFastKAN": replace(METAKAN, base="fastkan"),
-    "WavKAN": replace(KAN, base="wavkan"),
-    "MetaWavKAN": replace(METAKAN, base="wavkan"),
-}
-
-NOTES = (
-    "One AdamW with a group each for prompts, meta-learners and the rest, all on a cosine schedule "
-    "by step that ends at 0. The paper has an AdamW each for prompts and meta-learners and does "
-    "not say what trains the rest; the released code's schedule alternates between base rate and 0 "
-    "and leaves the prompts at theirs.",
-    "The paper gives neither epochs nor seeds; it does not say how plain models were trained.",
-    "Meta-learner with ReLU and of the width that the printed count needs.",
-    "Pixels have mean 0 and standard deviation 1 over the training set, as in the released code.",
-)
-PAPER_NOTES = ("Biases as the counts need them: plain and Meta models differ in them.",)
-FAIR_NOTES = (
-    "A twelfth of the training images is held out; the epoch that is best on them counts.",
-    "Plain and Meta model are the same network with the same first values, biases included, so "
-    "a Meta model has a few numbers more than the paper counts; prompts and meta-learners start "
-    "by init='match'.",
-    "Same epochs, batch, schedule, learning rate (1e-3) and weight decay (1e-4) for both; prompts "
-    "have 1e-2. No rate was tuned for these runs; 1e-2 comes from older ones on Fashion-MNIST.",
-)
 
 
 def base_options(table: str, basis: str, meta: bool, protocol: Protocol) -> dict[str, Any]:
@@ -219,10 +177,19 @@ def grid(protocol: Protocol, profile: Profile) -> list[Job]:
         for dataset, hidden, table, basis in cells
         for seed, model in product(range(SEEDS[profile]), MODELS[table])
     ]
-    longer: list[Job] = []
+    variants: list[Job] = []
     if (protocol, profile) == ("fair", "cpu"):  # full has epochs enough
-        longer = [replace(job, epochs=LONGER * job.epochs, variant="longer") for job in jobs]
-    return jobs + collapse(protocol, profile) + longer
+        variants = [replace(job, epochs=LONGER * job.epochs, variant="longer") for job in jobs]
+        variants += [tuned(job) for job in variants if job.model in TUNED]
+    return jobs + collapse(protocol, profile) + variants
+
+
+def tuned(job: Job) -> Job:
+    """The same with the settings of variant "tuned"."""
+    settings = dict(job.config["settings"])
+    for name, value in TUNED[job.model].items():
+        settings[name] = {**settings[name], **value} if isinstance(value, dict) else value
+    return replace(job, variant="tuned", config={**job.config, "settings": settings})
 
 
 model = images_model
@@ -230,7 +197,8 @@ model = images_model
 
 def task(job: Job, place: Place) -> Task:
     """See :class:`recipes.job.Task`."""
-    return images_task(job, place, NOTES + (FAIR_NOTES if job.protocol == "fair" else PAPER_NOTES))
+    notes = FAIR_NOTES if job.protocol == "fair" else PAPER_NOTES
+    return images_task(job, place, NOTES + (TUNED_NOTES if job.variant == "tuned" else notes))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -168,6 +168,9 @@ def test_distill_with_made_up_inputs(tmp_path: Path, trained: Path) -> None:
     assert any(note.startswith("made-up inputs are left out") for note in done["notes"])
     refused = run(*common, "--data", "normal", "--key", "x", code=1)
     assert "leave it out for normal" in " ".join(refused.output.split())
+    for words in (["--loss", "mse"], ["--key", "x"]):
+        refused = run(*common, *words, code=1)
+        assert "are for --data" in " ".join(refused.output.split())
 
 
 def test_info_and_inspect_of_a_compact_file(tmp_path: Path) -> None:

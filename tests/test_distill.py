@@ -2,6 +2,8 @@
 
 import copy
 import json
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import kanmeta
-from kanmeta import code_fit, errors, layer_matching, matching
+from kanmeta import code_fit, errors, losses, matching, surgery, transfer
 from kanmeta.distill_data import Batches
-from kanmeta.layer_metric import standard_call
 from kanmeta.linear_code import linear_code, pca_floor, squared_error
-from kanmeta.standard_inputs import StandardInputs
 from recipes.reference.fast_kan import FastKAN
 from tests.cases import CASES, EXAMPLE, Case, case, kan, same_state
 
@@ -48,6 +48,27 @@ def trained(seed: int = 0) -> tuple[nn.Module, Tensor]:
         optimizer.step()
     optimizer.zero_grad()
     return model, x
+
+
+class Odd(nn.Module):
+    """A network whose output is no plain tensor."""
+
+    def __init__(self, net: nn.Module, give: Any) -> None:
+        super().__init__()
+        self.net, self.give = net, give
+
+    def forward(self, x: Tensor) -> Any:
+        return self.give(x, self.net(x))
+
+
+ODD: dict[str, Any] = {
+    "dict in a dict": lambda x, y: {"out": {"logits": y}},
+    "list": lambda x, y: [None, y],
+    "none": lambda x, y: None,
+    "classes": lambda x, y: y.argmax(1),
+    "input first": lambda x, y: (x, y),
+    "number": lambda x, y: y.mean(),
+}
 
 
 # --- every family -------------------------------------------------------------------------------
@@ -200,108 +221,52 @@ def test_each_stage_helps_and_is_reported() -> None:
     assert json.loads(json.dumps(report.as_dict()))["layers"][0]["edges"] == 96
 
 
-@pytest.mark.parametrize("name", ["pykan", "private-conv-tap", "torch-conv-kan-spline"])
-def test_standard_normal_inputs_stand_in_for_data(name: str) -> None:
-    """Smaller function errors than coefficients alone give, where inputs are standard normal."""
-    c = case(name)
-    teacher = c.model(torch.float32)
-    errors_at = {}
-    for data in (None, "normal"):
-        student = c.convert(c.model(torch.float32), dim_z=2, hidden=8)
-        generator = torch.Generator().manual_seed(0)
-        report = kanmeta.distill(
-            student, teacher, data=data, fit_steps=0, layer_steps=0, steps=0,
-            generator=generator, progress=False,
-        )  # fmt: skip
-        layers = kanmeta.access.complete_layers(student)
-        total = 0.0
-        for layer_name, binding in layers.items():
-            layer = teacher.get_submodule(layer_name)
-            call = standard_call(layer, binding.spec, torch.Generator().manual_seed(1))
-            assert call is not None
-            with torch.no_grad():
-                total += float(layer_matching.relative_error(binding.layer, call))
-        errors_at[data] = total
-        note = report.stages[0].note
-        assert note == ("of the coefficients" if data is None else note)
-        assert report.loss is None
-    assert f"{len(layers)} of {len(layers)} layers" in note
-    assert errors_at["normal"] < 0.95 * errors_at[None]
+class Once:
+    """Batches that there are no more of when they are asked for again."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.batches = iter(x.split(64))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield from self.batches
 
 
-@pytest.mark.parametrize("name", [EXAMPLE, "private-conv-tap"])
-def test_made_up_inputs_are_standard_and_go_together_as_the_coefficients_do(name: str) -> None:
-    c = case(name)
-    layers = kanmeta.access.complete_layers(c.convert(c.model(torch.float32)))
-    layer_name, binding = next(iter(layers.items()))
-    layer = c.model(torch.float32).get_submodule(layer_name)
-    spec = binding.spec
-    w = spec.read(layer)
-    axis = spec.edge_axes.index("i")
-    w.movedim(axis, 0)[1] = w.movedim(axis, 0)[0]  # two inputs with the same coefficients
-    batches = iter(StandardInputs(w, spec, torch.Generator().manual_seed(0)))
-    x = torch.cat([next(batches).movedim(1, -1).reshape(-1, spec.sizes["i"]) for _ in range(40)])
-    torch.testing.assert_close(x.std(0), torch.ones_like(x[0]), atol=0.15, rtol=0)
-    together = torch.corrcoef(x.T)
-    assert together[0, 1] > 0.999
-    if x.shape[1] > 2:
-        assert 0.2 < together[0, 2:].mean() < 0.8  # a common part, half of the variance
+def test_data_that_end_are_refused() -> None:
+    teacher, x = trained()
+    student = kanmeta.convert(kan(8, 12, 3), hidden=8)
+    with pytest.raises(errors.PlanError, match="no batches when it is read again"):
+        kanmeta.distill(student, teacher, data=Once(x), **FAST)
 
 
-def test_layers_are_matched_at_made_up_inputs() -> None:
-    """Better where inputs go together, for which the stage is made."""
+def test_no_more_batches_are_kept_than_are_held_out() -> None:
+    alive = []
+
+    def made() -> Iterator[Tensor]:
+        for _ in range(100):
+            batch = torch.zeros(4, 8)
+            alive.append(weakref.ref(batch))
+            yield batch
+
+    class Loader:
+        def __iter__(self) -> Iterator[Tensor]:
+            return made()
+
+    held_out = Batches(Loader(), 1, torch.device("cpu"), None).held_out
+    assert len(held_out) == 8
+    assert sum(batch() is not None for batch in alive) <= 8
+
+
+@pytest.mark.parametrize("data", [None, "normal"])
+def test_numbers_that_make_no_sense_are_refused_at_once(data: str | None) -> None:
     teacher, _ = trained()
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(500, 1, generator=generator) + 0.3 * torch.randn(500, 8, generator=generator)
-    error = []
-    for steps in (0, 200):
-        student = kanmeta.convert(kan(8, 12, 3), dim_z=2, hidden=8, clusters="layer")
-        generator = torch.Generator().manual_seed(0)
-        report = kanmeta.distill(
-            student, teacher, data="normal", fit_steps=50, layer_steps=steps, steps=0,
-            generator=generator,
-        )  # fmt: skip
-        with torch.no_grad():
-            error.append(float((student.layers[0](x) - teacher.layers[0](x)).norm()))
-    assert report.stages[-1].name == "layer outputs, standard inputs"
-    assert "held-out loss" in report.stages[-1].note
-    assert error[1] < 0.9 * error[0]
-
-
-@pytest.mark.parametrize("loss", ["kl", None])
-def test_outputs_are_matched_at_made_up_inputs(loss: str | None) -> None:
-    """At others of that kind the model is nearer to the teacher, by the loss that was asked for."""
-    teacher, _ = trained()
-    error = []
-    for steps in (0, 100):
-        student = kanmeta.convert(kan(8, 12, 3), dim_z=1, hidden=8, clusters="layer")
-        generator = torch.Generator().manual_seed(0)
-        report = kanmeta.distill(
-            student, teacher, data="normal", loss=loss, fit_steps=50, layer_steps=20, steps=steps,
-            generator=generator,
-        )  # fmt: skip
-        layer, binding = next(iter(kanmeta.access.complete_layers(student).items()))
-        w = binding.spec.read(teacher.get_submodule(layer))
-        x = next(iter(StandardInputs(w, binding.spec, torch.Generator().manual_seed(1))))
-        with torch.no_grad():
-            judge = matching.kl if loss == "kl" else nn.functional.mse_loss
-            error.append(float(judge(student(x), teacher(x))))
-    assert report.stages[-1].name == f"outputs ({loss or 'mse'}), standard inputs"
-    assert error[1] < 0.8 * error[0]
-
-
-def test_layers_without_standard_inputs_fall_back_to_their_coefficients() -> None:
-    """A layer that refuses a matrix, as one behind a wrapper of the user's may."""
-    teacher, _ = trained()
-    student = kanmeta.convert(kan(8, 12, 3), dim_z=2, hidden=8, clusters="layer")
-    teacher.layers[1].register_forward_pre_hook(_refuse)
-    report = kanmeta.distill(student, teacher, data="normal", **FAST)
-    assert "1 of 2 layers" in report.stages[0].note
-    assert "does not take" in report.stages[-1].note
-
-
-def _refuse(layer: nn.Module, args: object) -> None:
-    raise RuntimeError("not these")
+    student = kanmeta.convert(kan(8, 12, 3), hidden=8)
+    for name in ("steps", "layer_steps", "fit_steps"):
+        with pytest.raises(errors.PlanError, match=f"{name}=-1: expected 0 or more"):
+            kanmeta.distill(student, teacher, data=data, **{name: -1})
+    with pytest.raises(errors.PlanError, match="batch_size=0: expected 1 or more"):
+        kanmeta.distill(student, teacher, data=data, batch_size=0)
+    with pytest.raises(errors.PlanError, match="loss='hinge'"):
+        kanmeta.distill(student, teacher, data=data, loss="hinge")
 
 
 def test_data_can_be_tensors_batches_or_a_loader() -> None:
@@ -362,17 +327,17 @@ def test_numbers_that_are_not_finite_are_found_in_later_batches_too() -> None:
 
 def test_the_loss_is_kl_for_class_scores_and_what_the_user_says() -> None:
     y = torch.randn(4, 3)
-    assert matching.resolve_loss(None, y)[0] == "kl"
-    assert matching.resolve_loss(None, y[:, :1])[0] == "mse"
-    assert matching.resolve_loss(None, y[None])[0] == "mse"
-    assert matching.resolve_loss(nn.functional.l1_loss, y)[0] == "l1_loss"
+    assert losses.resolve_loss(None, y)[0] == "kl"
+    assert losses.resolve_loss(None, y[:, :1])[0] == "mse"
+    assert losses.resolve_loss(None, y[None])[0] == "mse"
+    assert losses.resolve_loss(nn.functional.l1_loss, y)[0] == "l1_loss"
     with pytest.raises(errors.PlanError, match="expected 'kl', 'mse'"):
-        matching.resolve_loss("hinge", y)
+        losses.resolve_loss("hinge", y)
     p, q = torch.randn(5, 4).double(), torch.randn(5, 4).double()
     expected = torch.distributions.kl_divergence(
         torch.distributions.Categorical(logits=p), torch.distributions.Categorical(logits=q)
     )
-    torch.testing.assert_close(matching.kl(q, p), expected.mean())
+    torch.testing.assert_close(losses.kl(q, p), expected.mean())
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -491,6 +456,56 @@ def test_an_interruption_leaves_the_best_state() -> None:
         assert float((student(x) - teacher(x)).norm()) < 0.3 * start
     nn.functional.mse_loss(student(x), teacher(x)).backward()
     assert all(z.grad is not None for z in kanmeta.prompts(student).values())
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_outputs_that_cannot_be_matched_on_data_are_refused(kind: str) -> None:
+    teacher, x = trained()
+    odd, student = Odd(teacher, ODD[kind]), kanmeta.convert(Odd(kan(8, 12, 3), ODD[kind]))
+    before = copy.deepcopy(student.state_dict())
+    if kind in ("none", "classes", "input first"):
+        with pytest.raises(errors.PlanError, match="tensor"):
+            kanmeta.distill(student, odd, data=x, **FAST)
+        assert all(torch.equal(t, before[n]) for n, t in student.state_dict().items())
+    else:
+        report = kanmeta.distill(student, odd, data=x, **FAST)
+        assert report.output_error is not None
+
+
+class Interrupting:
+    """Batches, until Ctrl-C at the one of this number, counted over all passes."""
+
+    def __init__(self, x: Tensor, at: int) -> None:
+        self.batches, self.left = x.split(64), at
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for batch in self.batches:
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+            yield batch
+
+
+def test_an_interruption_of_convert_leaves_a_trained_model() -> None:
+    """As it was while nothing is learnt yet, and converted afterwards."""
+    for at, converted in ((3, False), (15, True)):
+        teacher, x = trained()
+        model = copy.deepcopy(teacher)
+        with pytest.raises(KeyboardInterrupt):
+            kanmeta.convert(model, dim_z=9, hidden=9, distill=Interrupting(x, at))
+        assert surgery.is_converted(model) == converted
+        with torch.no_grad():
+            torch.testing.assert_close(model(x), teacher(x), atol=1e-4, rtol=1e-4)
+        assert converted or same_state(model, teacher.state_dict())
+
+
+def test_values_are_put_in_all_or_none() -> None:
+    one, two = torch.zeros(2), torch.zeros(2)
+    with pytest.raises(RuntimeError):
+        transfer.put_all([(one, torch.ones(2)), (two, torch.ones(3))])
+    assert one.tolist() == two.tolist() == [0, 0]
+    transfer.put_all([(one, torch.ones(2)), (two, torch.ones(2))])
+    assert one.tolist() == two.tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("steps", [400, 1600])

@@ -90,6 +90,8 @@ def test_every_model_is_recorded_once_for_each_number_of_images(
     }
     assert all(len(r["files"]) == (r["kind"] != "distilled") for r in found.values())
     assert {r["images"] for r in found.values()} == {32}
+    (blind,) = (r for r in found.values() if r["data_used"] == "normal")
+    assert blind["report"]["stages"][-1]["name"] == "outputs (mse), standard inputs"
     assert {r["test_images"] for r in found.values()} == {64}
     assert "distilled" in (folder / "README.md").read_text()
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}

@@ -7,6 +7,7 @@ import torch
 
 import kanmeta
 from kanmeta import code_fit, code_stage, edge_search, linear_code
+from kanmeta.transfer import put_all
 from recipes.tracking import peak_bytes
 from tests.cases import kan
 
@@ -22,7 +23,7 @@ def peak(edges: int) -> int:
     def fit() -> None:
         generator = torch.Generator().manual_seed(0)
         coded = code_stage.code([binding], [w], None, 4, generator, lambda: None)
-        code_stage.write([binding], coded)
+        put_all(code_stage.written([binding], coded))
         code_stage.layer_error(binding, w)
 
     return peak_bytes(fit, [w, *model.parameters()])

@@ -196,6 +196,10 @@ def byte_codebook(tensors: dict[str, Tensor], header: dict[str, object]) -> None
     tensors[f"{NAME}.codebook"] = tensors[f"{NAME}.codebook"].to(torch.float8_e4m3fn)
 
 
+def codebook_of_nan(tensors: dict[str, Tensor], header: dict[str, object]) -> None:
+    tensors[f"{NAME}.codebook"][0, 1] = float("nan")
+
+
 def earlier_format(tensors: dict[str, Tensor], header: dict[str, object]) -> None:
     wide_codebook(tensors, header)
     header["format"] = 2
@@ -233,6 +237,7 @@ DAMAGE = {
     signed_codes: "codes of torch.int8",
     integer_codebook: "a codebook of torch.int32",
     byte_codebook: "a codebook of torch.float8_e4m3fn",
+    codebook_of_nan: "codebook has numbers that are not finite",
     earlier_format: r"codebook: expected \(1, 1 to 16\)",
     broken_bits: "damaged header",
     no_codebook: "codebook: expected",

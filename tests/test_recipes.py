@@ -499,7 +499,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], proces
     assert f"{listed[0]}: " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("variant", ["", "longer"])
+@pytest.mark.parametrize("variant", ["", "longer", "tuned"])
 def test_variants_are_chosen_by_name(variant: str, capsys: pytest.CaptureFixture[str]) -> None:
     images_fc.main(["--list", "--only", "mnist-32-c6-*kan", "--seeds", "1", "--variant", variant])
     middle = f".{variant}" if variant else ""
@@ -516,6 +516,21 @@ def test_longer_runs_differ_in_epochs_only() -> None:
     for job in longer:
         assert job.epochs == 20
         assert replace(job, epochs=5, variant="") == usual[job.name, job.seed]
+
+
+def test_tuned_runs_differ_from_longer_ones_in_settings_only() -> None:
+    jobs = images_fc.grid("fair", "cpu")
+    longer = {(j.name, j.seed): j for j in jobs if j.variant == "longer"}
+    tuned = [j for j in jobs if j.variant == "tuned"]
+    assert {j.model for j in tuned} == {"FastKAN", "MetaFastKAN"}
+    for job in tuned:
+        usual = longer[job.name, job.seed]
+        changed = job.config["settings"]
+        assert replace(job, variant="longer", config=usual.config) == usual
+        assert changed["weight_decay"] == (1.0 if job.model == "FastKAN" else 1e-4)
+        assert changed["options"]["num_grids"] == usual.config["settings"]["options"]["num_grids"]
+        if job.model == "MetaFastKAN":
+            assert changed["convert"] == usual.config["settings"]["convert"] | {"dim_z": 2}
 
 
 def test_command_line_errors(tmp_path: Path) -> None:

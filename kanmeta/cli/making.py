@@ -111,6 +111,8 @@ def distill(
     if data == NORMAL and key:
         raise CommandError("--key is for inputs in a file; leave it out for normal")
     inputs = str(data) if data == NORMAL else None if data is None else read_inputs(data, key)
+    if data is None and (key or loss):
+        raise CommandError("--key and --loss are for --data: leave them out, or add it")
     teacher = seeded_model(target, arguments, weights, seed)
     generator = torch.Generator().manual_seed(seed)
     student = kanmeta.convert(

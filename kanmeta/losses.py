@@ -1,0 +1,47 @@
+"""What distilling lowers: a number made of a student's and a teacher's outputs."""
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from kanmeta.errors import PlanError
+
+__all__ = ["Loss", "check_loss", "kl", "resolve_loss"]
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""(student's output, teacher's output) -> a number."""
+
+
+def resolve_loss(loss: "str | Loss | None", output: Tensor) -> tuple[str, Loss]:
+    """Name and function of the loss.
+
+    None: ``"kl"`` for a matrix ``(N, C)`` with C >= 2, taken for class scores, else ``"mse"``.
+    """
+    if loss is None:
+        loss = "kl" if output.ndim == 2 and output.shape[1] >= 2 else "mse"
+    if loss == "kl":
+        return "kl", kl
+    if loss == "mse":
+        return "mse", F.mse_loss
+    check_loss(loss)
+    assert callable(loss)
+    return getattr(loss, "__name__", type(loss).__name__), loss
+
+
+def check_loss(loss: object) -> None:
+    """Raise PlanError if ``loss`` is no loss."""
+    if not (loss is None or loss in ("kl", "mse") or callable(loss)):
+        raise PlanError(f"loss={loss!r}: expected 'kl', 'mse', a function of two tensors, or None")
+
+
+def kl(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(softmax(teacher) || softmax(student)) over the last axis, mean over the rows."""
+    classes = student.shape[-1]
+    log_p, log_q = teacher.log_softmax(-1), student.log_softmax(-1)
+    return F.kl_div(
+        log_q.reshape(-1, classes),
+        log_p.reshape(-1, classes),
+        reduction="batchmean",
+        log_target=True,
+    )
