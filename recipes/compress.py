@@ -96,7 +96,7 @@ def compress(
     settings = {"clusters": "layer", "dim_z": 1, "hidden": 16, **(convert or {})}
     student = kanmeta.convert(build(), **settings, generator=generator)
     if bits != 16 and data is not None and not isinstance(data, str):
-        options["prompt_bits"] = bits
+        options.setdefault("prompt_bits", bits)
     report = kanmeta.distill(student, teacher, data=data, generator=generator, **options)
     kanmeta.save(student, path, prompt_bits=bits)
     stored = kanmeta.load(build(), path).eval()
@@ -135,6 +135,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("out", type=Path, help="the compact file")
     parser.add_argument("--inputs", type=Path, help="unlabelled inputs, .npy")
     parser.add_argument("--test", type=Path, nargs=2, metavar="FILE", help="inputs, labels, .npy")
+    parser.add_argument("--loss", choices=("kl", "mse"), help="of the outputs")
     parser.add_argument("--bits", type=int, default=4, choices=(16, 8, 4, 3, 2))
     parser.add_argument("--dim-z", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
@@ -146,6 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.out,
         data="normal" if args.inputs is None else _tensor(args.inputs),
         bits=args.bits,
+        loss=args.loss,
         measure=accuracy_on(*map(_tensor, args.test)) if args.test else None,
         convert={"dim_z": args.dim_z},
         generator=torch.Generator().manual_seed(args.seed),

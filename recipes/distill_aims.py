@@ -74,6 +74,7 @@ AIMS = (
     Aim('KANConv, no data (`"normal"`), `dim_z=4`', _distilled(4, "normal", **CONV), 0.5),
     Aim("KANConv, its images, `dim_z=2`", _distilled(2, "training images", **CONV), 0.2),
     Aim("KANConv, its images, `dim_z=1`", _distilled(1, "training images", **CONV), 1.0),
+    Aim("KANConv, its images, `dim_z=1`, 25 epochs", _distilled(1, "training images", **CONV), 0.3),
     Aim("KANConv from scratch, 70 times smaller", {**SCRATCH, **CONV}, 0.5, 70.0),
     Aim(
         "KANConv distilled and trained on, 70 times smaller",

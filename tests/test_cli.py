@@ -131,11 +131,22 @@ def test_distill_keeps_the_function(tmp_path: Path, trained: Path) -> None:
     steps = ["--fit-steps", "40", "--layer-steps", "20", "--steps", "20", "--dim-z", "9"]
     out, plain = tmp_path / "out.safetensors", tmp_path / "plain.safetensors"
     data = ["--data", tmp_path / "x.npz", "--key", "x", "--loss", "mse"]
-    done = record("distill", TARGET, out, "--weights", trained, *data, *steps)
-    assert done["report"]["output_error"] < 1e-3  # nine numbers an edge: exact to rounding
-    record("materialize", out, plain, "--model", TARGET)
-    kan, same = efficient_kan.KAN([24, 20, 3]), efficient_kan.KAN([24, 20, 3])
+    kan = efficient_kan.KAN([24, 20, 3])
     kan.load_state_dict(load_file(trained))
+    np.save(tmp_path / "rows.npy", x.numpy())
+    np.save(tmp_path / "classes.npy", kan(x).argmax(1).where(torch.arange(300) < 150, 0).numpy())
+    test = ["--test", tmp_path / "rows.npy", tmp_path / "classes.npy"]
+    done = record("distill", TARGET, out, "--weights", trained, *data, *steps, *test)
+    assert done["report"]["output_error"] < 1e-3  # nine numbers an edge: exact to rounding
+    before, after = done["accuracy"]["before"], done["accuracy"]["after"]
+    assert 50 <= before < 100
+    assert after == pytest.approx(before, abs=1)
+    assert done["weights_bytes"] == trained.stat().st_size
+    np.save(tmp_path / "classes.npy", np.zeros(299, dtype=np.int64))
+    common = ("distill", TARGET, out, "--weights", trained, "--force", *test)
+    assert "expected 300 integers" in " ".join(run(*common, code=1).output.split())
+    record("materialize", out, plain, "--model", TARGET)
+    same = efficient_kan.KAN([24, 20, 3])
     assert (same(x) - kan(x)).norm() > 0.5 * kan(x).norm()
     same.load_state_dict(load_file(plain))
     torch.testing.assert_close(same(x), kan(x), rtol=1e-3, atol=1e-3)

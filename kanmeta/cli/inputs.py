@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kanmeta.cli.targets import CommandError
 
-__all__ = ["read_inputs"]
+__all__ = ["read_inputs", "read_labels"]
 
 
 def read_inputs(path: Path, key: str | None) -> Tensor:
@@ -36,6 +36,20 @@ def read_inputs(path: Path, key: str | None) -> Tensor:
             "the model takes them: scale and normalise them as in training and store float32"
         )
     return values.float() if values.dtype == torch.float64 else values
+
+
+def read_labels(path: Path, rows: int) -> Tensor:
+    """Return the only array in ``path``, the class of each of so many rows, as int64.
+
+    Raises:
+        CommandError: it is no such array.
+        OSError: the file cannot be read.
+    """
+    arrays = list(_arrays(path).values())
+    if len(arrays) != 1 or arrays[0].shape != (rows,) or arrays[0].is_floating_point():
+        shapes = ", ".join(f"{a.dtype} of shape {(*a.shape,)}" for a in arrays)
+        raise CommandError(f"{path} holds {shapes}; expected {rows} integers, a class for each row")
+    return arrays[0].long()
 
 
 def _arrays(path: Path) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """The commands that make a file: convert, distill, materialize."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import kanmeta
 from kanmeta.atomic import replacing
 from kanmeta.cli import sizes
-from kanmeta.cli.inputs import read_inputs
+from kanmeta.cli.inputs import read_inputs, read_labels
 from kanmeta.cli.options import (
     CONVERSION,
     FILE,
@@ -27,6 +27,7 @@ from kanmeta.cli.options import (
 from kanmeta.cli.output import Output, bytes_text, check_new, verb
 from kanmeta.cli.targets import CommandError, foreign, seeded_model
 from kanmeta.codebook import BITS
+from kanmeta.layer_metric import first_tensor
 from kanmeta.prompt_bits import check_bits
 
 __all__ = ["convert", "distill", "materialize"]
@@ -73,6 +74,13 @@ def convert(
     help="Unlabelled inputs, .npy, .npz or .safetensors; or 'normal': made-up ones.",
 )
 @click.option("--key", help="Name of the array in --data.")
+@click.option(
+    "--test",
+    type=FILE,
+    nargs=2,
+    metavar="INPUTS LABELS",
+    help="Files like that of --data, the second with a class for each row: accuracy of both.",
+)
 @click.option("--loss", type=click.Choice(["kl", "mse"]), help="Of the outputs.")
 @click.option("--steps", type=COUNT, default=1000, show_default=True, help="Of matching outputs.")
 @click.option(
@@ -90,6 +98,7 @@ def distill(
     weights: Path,
     data: Path | None,
     key: str | None,
+    test: tuple[Path, Path] | None,
     loss: str | None,
     steps: int,
     layer_steps: int,
@@ -114,6 +123,8 @@ def distill(
     if data is None and (key or loss):
         raise CommandError("--key and --loss are for --data: leave them out, or add it")
     teacher = seeded_model(target, arguments, weights, seed)
+    measure = None if test is None else _accuracy_on(*test)
+    before = None if measure is None else measure(teacher)
     generator = torch.Generator().manual_seed(seed)
     student = kanmeta.convert(
         copy.deepcopy(teacher), **plan_arguments(conversion), generator=generator
@@ -132,8 +143,29 @@ def distill(
             generator=generator,
         )
     notes = _distill_notes(inputs, bits, report)
-    extra = {"report": report.as_dict()}
-    return _saved(student, out, bits, dtype, extra, notes, sizes.distill_tables(report))
+    record: dict[str, Any] = {"report": report.as_dict()}
+    made = _saved(student, out, bits, dtype, record, notes, sizes.distill_tables(report))
+    accuracies = None
+    if measure is not None and before is not None:
+        stored = kanmeta.load(seeded_model(target, arguments, None, seed), out)
+        accuracies = before, measure(stored)
+    return sizes.compared(made, weights.stat().st_size, accuracies)
+
+
+def _accuracy_on(inputs: Path, classes: Path) -> Callable[[nn.Module], float]:
+    """A function of a model: share of the rows whose largest output is at their class, in %."""
+    rows = read_inputs(inputs, None)
+    labels = read_labels(classes, len(rows))
+
+    @torch.no_grad()
+    def measure(model: nn.Module) -> float:
+        model.eval()
+        pairs = zip(torch.split(rows, 1000), torch.split(labels, 1000), strict=True)
+        with foreign("running the model on --test"):
+            right = sum(int((first_tensor(model(x)).argmax(1) == y).sum()) for x, y in pairs)
+        return 100 * right / len(labels)
+
+    return measure
 
 
 def _distill_notes(

@@ -12,10 +12,10 @@ from torch import nn
 
 import kanmeta
 from kanmeta.api import apply_plan
-from kanmeta.cli.output import bytes_text, layers_table, table
+from kanmeta.cli.output import Output, bytes_text, layers_table, table
 from kanmeta.plan import Plan
 
-__all__ = ["distill_tables", "plain_bytes", "plan_record", "plan_tables", "size_record"]
+__all__ = ["compared", "distill_tables", "plain_bytes", "plan_record", "plan_tables", "size_record"]
 
 
 def size_record(model: nn.Module, planned: Plan, bits: int | None) -> dict[str, Any]:
@@ -109,6 +109,20 @@ def _totals(record: Mapping[str, Any]) -> Table:
         before, after = record[key]["before"], record[key]["after"]
         rows.append((title, text(before), text(after), f"{before / max(after, 1e-9):.2f}x"))
     return table("the whole model", ">as it is", ">converted", ">smaller", rows=rows)
+
+
+def compared(made: Output, before: int, accuracies: tuple[float, float] | None) -> Output:
+    """Add a table of the trained file and the compact one: bytes, and accuracy in % if known."""
+    after = made.record["file_bytes"]
+    record: dict[str, Any] = {"weights_bytes": before}
+    columns = ["file", ">bytes", ">smaller"]
+    rows = [["trained", before, ""], ["compact", after, f"{before / after:.2f}x"]]
+    if accuracies is not None:
+        record["accuracy"] = {"before": accuracies[0], "after": accuracies[1]}
+        columns.append(">accuracy, %")
+        for row, value in zip(rows, accuracies, strict=True):
+            row.append(f"{value:.2f}")
+    return Output(made.record | record, [*made.shown, table(*columns, rows=rows)], made.notes)
 
 
 def distill_tables(report: kanmeta.DistillReport) -> list[RenderableType]:
