@@ -169,9 +169,10 @@ def convert(
         return model
     teacher = copy.deepcopy(model)
     undo = apply_plan(model, planned, generator)
-    prompts = next(iter(complete_layers(model).values())).prompts
-    first = prompts.detach().clone()
+    prompts = first = torch.empty(0)
     try:
+        prompts = next(iter(complete_layers(model).values())).prompts
+        first = prompts.detach().clone()
         data = None if distill is True else distill
         run_distill(model, teacher, data=data, generator=generator)
     except BaseException as error:

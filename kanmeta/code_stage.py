@@ -14,7 +14,7 @@ from kanmeta.initialise import PROMPT_SPREAD, STEP
 from kanmeta.linear_code import LinearCode, blocks, linear_code, squared_error
 from kanmeta.meta import MetaLearner
 
-__all__ = ["Coded", "code", "layer_error", "written"]
+__all__ = ["Coded", "code", "layer_error", "values"]
 
 
 class Coded(NamedTuple):
@@ -81,7 +81,7 @@ def code(
 
 
 @torch.no_grad()
-def written(layers: Sequence[Binding], coded: Coded) -> list[tuple[Tensor, Tensor]]:
+def values(layers: Sequence[Binding], coded: Coded) -> list[tuple[Tensor, Tensor]]:
     """Tensors of converted layers and of their meta-learner, each with its value for a code.
 
     The prompts get the spread, and the constant ``scale`` the size, that suit training; see
@@ -92,14 +92,14 @@ def written(layers: Sequence[Binding], coded: Coded) -> list[tuple[Tensor, Tenso
     scale = 2.0 ** round(math.log2(STEP / (meta.hidden * math.sqrt(fan_in))))
     spread = 2.0 ** round(math.log2(PROMPT_SPREAD))
     back = axes.inverse * axes.spread  # w = mean + x @ back
-    values: list[tuple[Tensor, Tensor]] = [
+    found: list[tuple[Tensor, Tensor]] = [
         (meta.weight1, unit.weight1 / spread),
         (meta.weight2, (back.T @ unit.weight2.to(back)) / scale),
     ]
     if meta.bias1 is not None and meta.bias2 is not None:
         assert unit.bias1 is not None
         assert unit.bias2 is not None
-        values += [
+        found += [
             (meta.bias1, unit.bias1),
             (meta.bias2, (unit.bias2.to(back) @ back) / scale),
         ]
@@ -107,12 +107,12 @@ def written(layers: Sequence[Binding], coded: Coded) -> list[tuple[Tensor, Tenso
         layer_scale, offset = binding.layer.coefficient_scale, binding.layer.coefficient_offset
         assert isinstance(layer_scale, Tensor)
         assert isinstance(offset, Tensor)
-        values += [
+        found += [
             (binding.prompts, (u * spread).view(binding.prompts.shape)),
             (layer_scale, torch.full_like(layer_scale, scale)),
             (offset, mean + coded.constant.to(back) @ back),
         ]
-    return values
+    return found
 
 
 @torch.no_grad()

@@ -102,16 +102,16 @@ def distill(
     number = isinstance(prompt_bits, (int, float)) and not isinstance(prompt_bits, bool)
     if prompt_bits is not None and not (number and 1 <= prompt_bits <= 8):
         raise PlanError(f"prompt_bits={prompt_bits!r}: expected a number from 1 to 8, or None")
-    plain = plain_teacher(teacher)
     for what, count, least in (
         ("fit_steps", fit_steps, 0),
         ("layer_steps", layer_steps, 0),
         ("steps", steps, 0),
         ("batch_size", batch_size, 1),
     ):
-        if count < least:
-            raise PlanError(f"{what}={count}: expected {least} or more")
+        if not isinstance(count, int) or count < least:
+            raise PlanError(f"{what}={count!r}: expected a whole number, {least} or more")
     check_loss(loss)
+    plain = plain_teacher(teacher)
     with matching.evaluating(student, plain):
         check_teacher(student, plain, layers)
         batches = None
@@ -134,7 +134,7 @@ def distill(
                     counts = (0, 0) if few else (layer_steps, steps)
                     name = work.data(loss, *counts, tick, search=not from_student)
                 if prompt_bits is not None:
-                    work.few_bits(loss, prompt_bits, steps, tick)
+                    name = work.few_bits(loss, prompt_bits, steps, tick)
             report = work.report(name, time.perf_counter() - begin)
     _log.info("distilled:\n%s", report)
     return report

@@ -88,10 +88,11 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         """Positional arguments of the model, without end."""
         while True:
-            number = 0
-            for number, batch in enumerate(self.once(), 1):  # noqa: B007
+            empty = True
+            for batch in self.once():
+                empty = False
                 yield batch
-            if not number:
+            if empty:
                 raise PlanError(
                     "data gives no batches when it is read again: expected the same ones. Pass the "
                     "DataLoader itself, or a list of batches"

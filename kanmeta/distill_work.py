@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 
-from kanmeta import code_stage, layer_matching, matching, metrics
+from kanmeta import code_stage, gram_matrices, layer_matching, matching
 from kanmeta.binding import Binding
 from kanmeta.distill_data import Batches
 from kanmeta.distill_report import DistillReport, LayerReport, Stage
@@ -58,20 +58,21 @@ class Work:
     def coefficients(self, steps: int, tick: Callable[[], object]) -> None:
         """Linear code of every cluster, then its fit."""
         start = time.perf_counter()
-        inputs = self.batches if self.batches is not None else self.standard
-        known = metrics.measured(self.teacher, self.layers, inputs, self.generator)
+        known = gram_matrices.measured(
+            self.teacher, self.layers, self.batches, self.standard, self.generator
+        )
         arguments = [
             (
                 [self.layers[n] for n in names],
                 [self.targets[n] for n in names],
-                metrics.pooled([known.get(n) for n in names]),
+                gram_matrices.pooled([known.get(n) for n in names]),
             )
             for names in self.clusters
         ]
         linear = [code_stage.code(*a, 0, None, tick) for a in arguments]
         copy_plain(self.student, self.teacher, self.layers)
         coded = zip(arguments, linear, strict=True)
-        put_all([pair for (layers, *_), code in coded for pair in code_stage.written(layers, code)])
+        put_all([pair for (layers, *_), code in coded for pair in code_stage.values(layers, code)])
         if self.batches is None and not self.standard:
             metric = "of the coefficients"
         else:
@@ -79,7 +80,7 @@ class Work:
         self._stage("linear code", start, metric)
         start = time.perf_counter()
         for a in arguments:
-            put_all(code_stage.written(a[0], code_stage.code(*a, steps, self.generator, tick)))
+            put_all(code_stage.values(a[0], code_stage.code(*a, steps, self.generator, tick)))
         self._stage("meta-learner", start)
 
     def made_up(
@@ -90,7 +91,9 @@ class Work:
         tick: Callable[[], object],
     ) -> None:
         """Match layers, then outputs, at inputs that are made up, where the model takes such."""
-        start = time.perf_counter()
+        if not layer_steps and not steps:
+            return
+        start, what = time.perf_counter(), ", standard inputs"
         inputs = standard_inputs(self.teacher, self.layers, self.generator)
         if inputs is None:
             note = "left out: the model does not take inputs of its first layer"
@@ -98,13 +101,20 @@ class Work:
             return
         device = next(iter(self.layers.values())).prompts.device
         batches = Batches(inputs, 0, device, self.generator)
-        try:
-            # KL would see little but which class wins: far from data, scores are sure of one.
-            judge = self._loss(batches, "mse" if loss is None else loss)
-        except PlanError as error:
-            self._stage("standard inputs", start, f"left out: {error}")
-            return
-        self._match(batches, *judge, layer_steps, steps, tick, made_up=True)
+        if layer_steps:
+            note = layer_matching.match_layers(
+                self.teacher, self.layers, batches, layer_steps, tick
+            )
+            self._stage(f"layer outputs{what}", start, note)
+        if steps:
+            start = time.perf_counter()
+            try:
+                # KL would see little but which class wins: far from data, scores are sure of one.
+                judge = self._loss(batches, "mse" if loss is None else loss)
+            except PlanError as error:
+                self._stage(f"outputs{what}", start, f"left out: {error}")
+                return
+            self._outputs(batches, *judge, steps, tick, what)
 
     def data(
         self,
@@ -113,49 +123,39 @@ class Work:
         steps: int,
         tick: Callable[[], object],
         search: bool,
-    ) -> str:
-        """Match layers, then outputs; return the loss's name."""
+    ) -> str | None:
+        """Match layers, then outputs; return the loss's name, if it was asked."""
         assert self.batches is not None
+        if not layer_steps and not steps:
+            return None
         name, function = self._loss(self.batches, loss)
-        self._match(self.batches, name, function, layer_steps, steps, tick, search)
-        return name
-
-    def _match(
-        self,
-        batches: Batches,
-        name: str,
-        loss: Loss,
-        layer_steps: int,
-        steps: int,
-        tick: Callable[[], object],
-        search: bool = True,
-        made_up: bool = False,
-    ) -> None:
-        """Match layers, then outputs."""
-        what = ", standard inputs" if made_up else ""
         if layer_steps:
-            before = self._held_out(batches, loss)
+            before = self._held_out(function)
             kept = [(p, p.detach().clone()) for p in learnt(self.layers)]
-            start = time.perf_counter()
-            note = layer_matching.match_layers(
-                self.teacher, self.layers, batches, layer_steps, tick, search
-            )
-            # Better layers need not make a better model; made-up inputs do not tell.
-            if not made_up and self._held_out(batches, loss) > before:
-                put_back(kept)
-                note += "; not kept: the outputs got worse"
-            self._stage(f"layer outputs{what}", start, note)
+            start, worse = time.perf_counter(), False
+            try:
+                note = layer_matching.match_layers(
+                    self.teacher, self.layers, self.batches, layer_steps, tick, search
+                )
+            finally:  # also after an interruption: better layers need not make a better model
+                worse = self._held_out(function) > before
+                if worse:
+                    put_back(kept)
+            note += "; not kept: the outputs got worse" if worse else ""
+            self._stage("layer outputs", start, note)
         if steps:
-            self._outputs(batches, name, loss, steps, tick, what)
+            self._outputs(self.batches, name, function, steps, tick)
+        return name
 
     def few_bits(
         self, loss: str | Loss | None, bits: float, steps: int, tick: Callable[[], object]
-    ) -> None:
-        """Match outputs with prompts of few bits."""
+    ) -> str:
+        """Match outputs with prompts of few bits; return the loss's name."""
         assert self.batches is not None
         name, function = self._loss(self.batches, loss)
         what = f", {bits:g} bits"
         self._outputs(self.batches, name, function, steps, tick, what, int(2**bits))
+        return name
 
     def _loss(self, batches: Batches, loss: str | Loss | None) -> tuple[str, Loss]:
         """Name and function of the loss; a PlanError where outputs cannot be matched."""
@@ -186,8 +186,9 @@ class Work:
         self._stage(f"outputs ({name}){what}", start, note)
 
     @torch.no_grad()
-    def _held_out(self, batches: Batches, loss: Loss) -> float:
-        pairs = matching.held_out_outputs(self.student, self.teacher, batches)
+    def _held_out(self, loss: Loss) -> float:
+        assert self.batches is not None
+        pairs = matching.held_out_outputs(self.student, self.teacher, self.batches)
         losses = [float(loss(ours, theirs)) for ours, theirs in pairs]
         return sum(losses) / len(losses)
 

@@ -17,10 +17,18 @@ def resolve_loss(loss: "str | Loss | None", output: Tensor) -> tuple[str, Loss]:
     """Name and function of the loss.
 
     None: ``"kl"`` for a matrix ``(N, C)`` with C >= 2, taken for class scores, else ``"mse"``.
+
+    Raises:
+        PlanError: ``loss`` is none, or does not fit the model's ``output``.
     """
     if loss is None:
         loss = "kl" if output.ndim == 2 and output.shape[1] >= 2 else "mse"
     if loss == "kl":
+        if output.ndim == 0:
+            raise PlanError(
+                'loss="kl" compares class scores along the last axis, and the model gives a single '
+                'number: use loss="mse", or a function of your own'
+            )
         return "kl", kl
     if loss == "mse":
         return "mse", F.mse_loss

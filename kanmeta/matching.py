@@ -13,6 +13,7 @@ from kanmeta.distill_data import Batches
 from kanmeta.layer_metric import first_tensor
 from kanmeta.losses import Loss
 from kanmeta.rounded import RoundedPrompts
+from kanmeta.transfer import put_back
 
 __all__ = [
     "Objective",
@@ -161,7 +162,8 @@ def train(
     kept = [p.detach().clone() for p in everything]
     with ExitStack() as stack:
         stack.enter_context(only_trained(everything))
-        stack.callback(_put, everything, kept)  # also after an interruption
+        # Also after an interruption.
+        stack.callback(lambda: put_back(list(zip(everything, kept, strict=True))))
         batches = iter(data)
         for step in range(1, steps + 1):
             loss = objective(next(batches))
@@ -198,12 +200,6 @@ def only_trained(parameters: Sequence[Tensor]) -> Iterator[None]:
         for p, wanted, grad in before:
             p.grad = grad
             p.requires_grad_(wanted)
-
-
-@torch.no_grad()
-def _put(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    for p, value in zip(parameters, values, strict=True):
-        p.copy_(value)
 
 
 @torch.no_grad()

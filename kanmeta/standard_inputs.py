@@ -7,8 +7,9 @@ their means over o and i,
 
     x_i = sqrt(r) c + sqrt(1 - r) sum_ok g_ok w_oik / ||w_.i.||        g, c ~ N(0, 1), r ~ U(0, 1)
 
-with one r and one c a row, or an image. Every x_i is N(0, 1), and with c left out the correlation
-of two inputs is that of their coefficients.
+with one r and one c a row, or an image. Every x_i is N(0, 1), but for an input with all
+coefficients at their means, and with c left out the correlation of two inputs is that of their
+coefficients.
 """
 
 import logging
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from kanmeta.binding import Binding
-from kanmeta.layer_metric import watching
+from kanmeta.layer_metric import Call, watching
 from kanmeta.spec import LayerSpec
 
 __all__ = ["StandardInputs", "standard_inputs"]
@@ -27,6 +28,7 @@ _log = logging.getLogger(__name__)
 
 _ROWS = 128
 _DIRECTIONS = 2048  # of the (o, k) at most, bounds the work for wide layers
+_PROBE = 2  # rows that a model is asked to take
 _SIDES = (16, 28, 32, 64)  # of images that are tried; a kernel fits twice into what is left
 
 
@@ -62,20 +64,21 @@ class StandardInputs:
     def __iter__(self) -> Iterator[Tensor]:
         """``(128, i)``, or for a convolution ``(128, i, *space)``."""
         while True:
-            yield self._batch()
+            yield self.batch()
 
-    def _batch(self) -> Tensor:
+    def batch(self, rows: int = _ROWS) -> Tensor:
+        """``(rows, i)``, or for a convolution ``(rows, i, *space)``."""
         like = self._directions
         ones = [1] * len(self._image)
-        share = torch.rand(_ROWS, 1, *ones, generator=self._generator, device="cpu").to(like)
-        common = self._normal(1, *ones)
-        own = self._normal(*self._image, len(like)) @ like  # inputs last
+        share = torch.rand(rows, 1, *ones, generator=self._generator, device="cpu").to(like)
+        common = self._normal(rows, 1, *ones)
+        own = self._normal(rows, *self._image, len(like)) @ like  # inputs last
         own = own.movedim(-1, 1)
         made: Tensor = share.sqrt() * common + (1 - share).sqrt() * own
         return made
 
     def _normal(self, *shape: int) -> Tensor:
-        x = torch.randn(_ROWS, *shape, generator=self._generator, device="cpu")
+        x = torch.randn(*shape, generator=self._generator, device="cpu")
         return x.to(self._directions)
 
 
@@ -86,21 +89,27 @@ def standard_inputs(
     """Inputs of the model, which are those of its first layer; images of the first side that fits.
 
     Returns:
-        None where the model does not take them, hands others to its first layer, or does not call
-        all layers for them.
+        None where the model does not take them, brings them into another shape before its first
+        layer, or does not call all layers for them.
     """
     name, binding = next(iter(layers.items()))
     coefficients = binding.spec.read(teacher.get_submodule(name))
     for side in _SIDES if len(binding.spec.kernel) in (1, 2) else _SIDES[:1]:
         made = StandardInputs(coefficients, binding.spec, generator, side)
-        x = next(iter(made))
+        x = made.batch(_PROBE)
         try:
             with watching(teacher, list(layers)) as calls:
                 teacher(x)
         except Exception as error:  # a forward of anybody's
             _log.info("the model takes no %s for its layer %r: %s", tuple(x.shape), name, error)
             continue
-        fits = all(made and bool(made[0].output.isfinite().all()) for made in calls.values())
-        if fits and calls[name][0].args[0].shape == x.shape:  # not put into another shape
+        first = [call[0] for call in calls.values() if call and call[0].output.isfinite().all()]
+        if len(first) == len(layers) and _shape(calls[name][0]) == x.shape:
             return made
     return None
+
+
+def _shape(call: Call) -> torch.Size | None:
+    """Shape of the first argument of a call, if it is a tensor."""
+    first = next(iter((*call.args, *call.kwargs.values())), None)
+    return first.shape if isinstance(first, Tensor) else None

@@ -51,8 +51,9 @@ VARIANTS = (
     "in Table 2 both models are trained by Levenberg-Marquardt steps, the converted one with the "
     "widths of variant wider; in Table 8 one small converted network is, with no baseline. "
     "Stochastic: both models are trained on second derivatives along a few random axes. Longer: "
-    "four times the epochs for both models. Tuned: as long, with rates for each model and two "
-    "numbers an edge. Library: layers of the real libraries."
+    "four times the epochs for both models. Tuned: as long, with rates for each model; the "
+    "converted one has two numbers an edge and smaller first coefficients. Library: layers of the "
+    "real libraries."
 )
 BOLD = (
     "Bold: the better of two models, where the means differ by more than the larger of the two "

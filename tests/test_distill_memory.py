@@ -23,7 +23,7 @@ def peak(edges: int) -> int:
     def fit() -> None:
         generator = torch.Generator().manual_seed(0)
         coded = code_stage.code([binding], [w], None, 4, generator, lambda: None)
-        put_all(code_stage.written([binding], coded))
+        put_all(code_stage.values([binding], coded))
         code_stage.layer_error(binding, w)
 
     return peak_bytes(fit, [w, *model.parameters()])

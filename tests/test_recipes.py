@@ -531,6 +531,8 @@ def test_tuned_runs_differ_from_longer_ones_in_settings_only() -> None:
         assert changed["options"]["num_grids"] == usual.config["settings"]["options"]["num_grids"]
         if job.model == "MetaFastKAN":
             assert changed["convert"] == usual.config["settings"]["convert"] | {"dim_z": 2}
+            assert (changed["meta_lr"], changed["prompt_weight_decay"]) == (4e-3, 0.5)
+            assert images_fc.model(job).layers[0].spline_linear.weight.shape[0] == 32
 
 
 def test_command_line_errors(tmp_path: Path) -> None:

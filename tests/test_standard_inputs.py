@@ -9,8 +9,8 @@ from kanmeta import layer_matching, losses
 from kanmeta.layer_metric import standard_call
 from kanmeta.standard_inputs import StandardInputs, standard_inputs
 from recipes.reference.conv_kan import KANConv2DLayer
-from tests.cases import EXAMPLE, case, kan
-from tests.test_distill import FAST, ODD, Odd, trained
+from tests.cases import EXAMPLE, case, kan, linear
+from tests.test_distill import FAST, ODD, UNJUDGED, Odd, trained
 
 pytestmark = pytest.mark.filterwarnings("ignore::kanmeta.errors.LargerModelWarning")  # tiny models
 
@@ -111,10 +111,12 @@ def test_made_up_inputs_do_for_models_of_any_output(kind: str) -> None:
     teacher = Odd(trained()[0], ODD[kind])
     student = kanmeta.convert(Odd(kan(8, 12, 3), ODD[kind]), dim_z=2, hidden=8)
     report = kanmeta.distill(student, teacher, data="normal", **FAST)
-    if kind in ("none", "classes", "input first"):
-        assert report.stages[-1].note.startswith("left out: ")
+    *_, layers, outputs = report.stages
+    assert layers.name == "layer outputs, standard inputs"
+    if kind in UNJUDGED:
+        assert outputs.note.startswith("left out: ")
     else:
-        assert report.stages[-1].name == "outputs (mse), standard inputs"
+        assert outputs.name == "outputs (mse), standard inputs"
     assert report.coefficient_error < 1
 
 
@@ -171,6 +173,24 @@ def test_layers_without_standard_inputs_fall_back_to_their_coefficients() -> Non
     report = kanmeta.distill(student, teacher, data="normal", **FAST)
     assert "1 of 2 layers" in report.stages[0].note
     assert "does not take" in report.stages[-1].note
+
+
+class Named(nn.Module):
+    """Calls its layer by the argument's name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(x=x)
+        return y
+
+
+def test_a_layer_may_be_called_by_name() -> None:
+    student = kanmeta.convert(Named(), dim_z=2, hidden=8)
+    report = kanmeta.distill(student, Named(), data="normal", **FAST)
+    assert report.stages[-1].name == "outputs (mse), standard inputs"
 
 
 def _refuse(layer: nn.Module, args: object) -> None:

@@ -13,7 +13,7 @@ from kanmeta.cli.targets import CommandError
 __all__ = ["read_inputs", "read_labels"]
 
 
-def read_inputs(path: Path, key: str | None) -> Tensor:
+def read_inputs(path: Path, key: str | None = None) -> Tensor:
     """Return the array in ``path``, its first axis the rows; float64 becomes float32.
 
     Args:
@@ -26,7 +26,10 @@ def read_inputs(path: Path, key: str | None) -> Tensor:
     """
     arrays = _arrays(path)
     if key is None and len(arrays) != 1:
-        raise CommandError(f"{path} holds {', '.join(arrays)}: say which with --key")
+        raise CommandError(
+            f"{path} holds {', '.join(arrays)}: of --data say which with --key, of others store "
+            "one alone"
+        )
     if key is not None and key not in arrays:
         raise CommandError(f"{path} has no {key!r}; it holds {', '.join(arrays)}")
     values = arrays[key if key is not None else next(iter(arrays))]
@@ -46,15 +49,18 @@ def read_labels(path: Path, rows: int) -> Tensor:
         OSError: the file cannot be read.
     """
     arrays = list(_arrays(path).values())
-    if len(arrays) != 1 or arrays[0].shape != (rows,) or arrays[0].is_floating_point():
+    if not rows or len(arrays) != 1 or arrays[0].shape != (rows,) or arrays[0].is_floating_point():
         shapes = ", ".join(f"{a.dtype} of shape {(*a.shape,)}" for a in arrays)
-        raise CommandError(f"{path} holds {shapes}; expected {rows} integers, a class for each row")
+        raise CommandError(
+            f"{path} holds {shapes}; expected {rows} integers, a class for each row of "
+            "the inputs. Store these alone"
+        )
     return arrays[0].long()
 
 
 def _arrays(path: Path) -> dict[str, Tensor]:
     if path.suffix not in (".npy", ".npz", ".safetensors"):
-        raise CommandError(f"{path}: expected a .npy, .npz or .safetensors file, or normal")
+        raise CommandError(f"{path}: expected a .npy, .npz or .safetensors file")
     try:
         if path.suffix == ".safetensors":
             return dict(load_file(path))

@@ -149,12 +149,12 @@ def distill(
     if measure is not None and before is not None:
         stored = kanmeta.load(seeded_model(target, arguments, None, seed), out)
         accuracies = before, measure(stored)
-    return sizes.compared(made, weights.stat().st_size, accuracies)
+    return sizes.compared(made, sizes.plain_bytes(teacher), accuracies)
 
 
 def _accuracy_on(inputs: Path, classes: Path) -> Callable[[nn.Module], float]:
     """A function of a model: share of the rows whose largest output is at their class, in %."""
-    rows = read_inputs(inputs, None)
+    rows = read_inputs(inputs)
     labels = read_labels(classes, len(rows))
 
     @torch.no_grad()
@@ -162,10 +162,21 @@ def _accuracy_on(inputs: Path, classes: Path) -> Callable[[nn.Module], float]:
         model.eval()
         pairs = zip(torch.split(rows, 1000), torch.split(labels, 1000), strict=True)
         with foreign("running the model on --test"):
-            right = sum(int((first_tensor(model(x)).argmax(1) == y).sum()) for x, y in pairs)
+            right = sum(int((_scores(model(x)).argmax(1) == y).sum()) for x, y in pairs)
         return 100 * right / len(labels)
 
     return measure
+
+
+def _scores(output: object) -> Tensor:
+    """The output of a classifier."""
+    scores = first_tensor(output)
+    if scores.ndim != 2 or scores.shape[1] < 2:
+        raise CommandError(
+            f"--test is for models that give scores (N, C) of C >= 2 classes; this one gives "
+            f"{(*scores.shape,)}: leave it out"
+        )
+    return scores
 
 
 def _distill_notes(

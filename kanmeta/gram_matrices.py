@@ -19,7 +19,8 @@ _CALLS = 4  # batches that a matrix is measured on
 def measured(
     teacher: nn.Module,
     layers: Mapping[str, Binding],
-    inputs: Batches | bool,
+    batches: Batches | None,
+    standard: bool,
     generator: torch.Generator | None,
 ) -> dict[str, Tensor]:
     """Gram matrices ``(dim_w, dim_w)`` of the layers that have one.
@@ -27,11 +28,12 @@ def measured(
     Args:
         teacher: an unconverted model.
         layers: converted ones of the same names.
-        inputs: of the model; or none, and whether every layer's are taken for standard normal.
+        batches: inputs of the model, or None.
+        standard: without them: whether every layer's inputs are taken for standard normal.
         generator: CPU generator; default: torch's global one.
     """
     found = {}
-    for name, made in _calls(teacher, layers, inputs, generator).items():
+    for name, made in _calls(teacher, layers, batches, standard, generator).items():
         layer, spec = teacher.get_submodule(name), layers[name].spec
         matrix = gram(layer, spec, made, generator)
         if matrix is None:  # a norm or an activation after the sums, maybe
@@ -44,16 +46,17 @@ def measured(
 def _calls(
     teacher: nn.Module,
     layers: Mapping[str, Binding],
-    inputs: Batches | bool,
+    batches: Batches | None,
+    standard: bool,
     generator: torch.Generator | None,
 ) -> dict[str, list[Call]]:
     """Calls to measure on, of the layers that have any, in the layers' order."""
-    if isinstance(inputs, Batches):
+    if batches is not None:
         with watching(teacher, list(layers)) as calls:
-            for batch in inputs.held_out[:_CALLS]:
+            for batch in batches.held_out[:_CALLS]:
                 teacher(*batch)
             return {name: list(made) for name, made in calls.items() if made}
-    if not inputs:
+    if not standard:
         return {}
     found = {
         name: standard_call(teacher.get_submodule(name), b.spec, generator)
