@@ -59,7 +59,7 @@ ELSEWHERE = {
     "advice_works",
     "before the forward pass, or ask for one gradient at a time": "test_execution_transforms.py::"
     "test_many_second_derivatives_at_once_say_what_to_do",
-    'the only text is "normal"': "test_distill.py::test_data_that_does_not_fit_is_refused",
+    'the only text is "normal"': "test_distill_data.py::test_data_that_does_not_fit_is_refused",
 }
 NOT_TO_BE_FOLLOWED_HERE = {
     "Upgrade: pip install -U kanmeta": "there is no newer version that could be installed",
