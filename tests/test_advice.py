@@ -6,6 +6,7 @@
 import copy
 import dataclasses
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -406,6 +407,44 @@ def test_of_distill() -> None:
         kanmeta.distill(student(), teacher, data=[{"x": x}])
     for data in ([x], loader):
         kanmeta.distill(student(), teacher, data=data, **few)
+
+
+class Wrapped(nn.Module):
+    """Gives its input first, or only a number."""
+
+    def __init__(self, net: nn.Module, number: bool = False) -> None:
+        super().__init__()
+        self.net, self.number = net, number
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.net(x)
+        return y.mean() if self.number else (x, y)
+
+
+class Batchwise:
+    """Batches that can be read once."""
+
+    def __init__(self, batches: list[Tensor]) -> None:
+        self.batches = iter(batches)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield from self.batches
+
+
+def test_of_outputs_that_are_matched() -> None:
+    few: dict[str, Any] = {"steps": 1, "layer_steps": 1, "fit_steps": 1}
+    teacher, x = KAN(SIZES), torch.rand(64, 20)
+    student = kanmeta.convert(KAN(SIZES), dim_z=2)
+    with told("expected its outputs to be matched. Let it give them first"):
+        kanmeta.distill(Wrapped(student), Wrapped(teacher), data=x, **few)
+    kanmeta.distill(student, teacher, data=x, **few)
+    numbers = Wrapped(student, number=True), Wrapped(teacher, number=True)
+    with told('use loss="mse", or a function of your own'):
+        kanmeta.distill(*numbers, data=x, loss="kl", **few)
+    for loss in ("mse", torch.nn.functional.l1_loss):
+        kanmeta.distill(*numbers, data=x, loss=loss, **few)
+    with told("when it is read again: expected the same ones. Pass the DataLoader itself"):
+        kanmeta.distill(student, teacher, data=Batchwise([x]), **few)
 
 
 # --- pictures -----------------------------------------------------------------------------------

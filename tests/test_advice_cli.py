@@ -54,6 +54,30 @@ def test_of_made_up_inputs(weights: Path, tmp_path: Path) -> None:
     run(*common)
 
 
+def test_of_options_of_distill(weights: Path, tmp_path: Path) -> None:
+    common = ("distill", TARGET, tmp_path / "out", "--weights", weights, *FEW, "--force")
+    run(*common, "--loss", "mse", told="are for --data: leave them out, or add it")
+    run(*common)
+    run(*common, "--loss", "mse", "--data", "normal")
+    rows, classes = tmp_path / "rows.npy", tmp_path / "classes.npy"
+    np.save(rows, np.zeros((4, 6), dtype=np.float32))
+    np.save(classes, np.zeros((4, 1), dtype=np.int64))
+    run(
+        *common,
+        "--test",
+        rows,
+        classes,
+        told="a class for each row of the inputs. Store these alone",
+    )
+    np.save(classes, np.zeros(4, dtype=np.int64))
+    run(*common, "--test", rows, classes)
+    one = f"{MODEL}([6, 5, 1])"
+    save_file(KAN([6, 5, 1]).state_dict(), weights)
+    common = ("distill", one, tmp_path / "out", "--weights", weights, *FEW, "--force")
+    run(*common, "--test", rows, classes, told="scores (N, C) of C >= 2 classes")
+    run(*common)
+
+
 def test_of_places(weights: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run("convert", weights, out, told="A file of weights goes to --weights")

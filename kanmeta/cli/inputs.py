@@ -27,8 +27,7 @@ def read_inputs(path: Path, key: str | None = None) -> Tensor:
     arrays = _arrays(path)
     if key is None and len(arrays) != 1:
         raise CommandError(
-            f"{path} holds {', '.join(arrays)}: of --data say which with --key, of others store "
-            "one alone"
+            f"{path} holds {', '.join(arrays)}: say which with --key; for --test store it alone"
         )
     if key is not None and key not in arrays:
         raise CommandError(f"{path} has no {key!r}; it holds {', '.join(arrays)}")
