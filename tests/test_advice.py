@@ -6,7 +6,6 @@
 import copy
 import dataclasses
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ from kanmeta.registry import all_adapters
 from recipes.reference import conv_kan, fast_kan
 from recipes.reference.efficient_kan import KAN, KANLinear
 from recipes.reference.fc_poly import KALNLayer
+from tests.test_distill import ODD, Odd
+from tests.test_distill_data import Once
 
 SIZES = [20, 30, 10]
 X = torch.rand(4, 20, generator=torch.Generator().manual_seed(0))
@@ -409,42 +410,21 @@ def test_of_distill() -> None:
         kanmeta.distill(student(), teacher, data=data, **few)
 
 
-class Wrapped(nn.Module):
-    """Gives its input first, or only a number."""
-
-    def __init__(self, net: nn.Module, number: bool = False) -> None:
-        super().__init__()
-        self.net, self.number = net, number
-
-    def forward(self, x: Tensor) -> Any:
-        y = self.net(x)
-        return y.mean() if self.number else (x, y)
-
-
-class Batchwise:
-    """Batches that can be read once."""
-
-    def __init__(self, batches: list[Tensor]) -> None:
-        self.batches = iter(batches)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        yield from self.batches
-
-
 def test_of_outputs_that_are_matched() -> None:
     few: dict[str, Any] = {"steps": 1, "layer_steps": 1, "fit_steps": 1}
     teacher, x = KAN(SIZES), torch.rand(64, 20)
     student = kanmeta.convert(KAN(SIZES), dim_z=2)
+    first = ODD["input first"]
     with told("expected its outputs to be matched. Let it give them first"):
-        kanmeta.distill(Wrapped(student), Wrapped(teacher), data=x, **few)
+        kanmeta.distill(Odd(student, first), Odd(teacher, first), data=x, **few)
     kanmeta.distill(student, teacher, data=x, **few)
-    numbers = Wrapped(student, number=True), Wrapped(teacher, number=True)
+    numbers = Odd(student, ODD["number"]), Odd(teacher, ODD["number"])
     with told('use loss="mse", or a function of your own'):
         kanmeta.distill(*numbers, data=x, loss="kl", **few)
     for loss in ("mse", torch.nn.functional.l1_loss):
         kanmeta.distill(*numbers, data=x, loss=loss, **few)
     with told("when it is read again: expected the same ones. Pass the DataLoader itself"):
-        kanmeta.distill(student, teacher, data=Batchwise([x]), **few)
+        kanmeta.distill(student, teacher, data=Once(x), **few)
 
 
 # --- pictures -----------------------------------------------------------------------------------
