@@ -5,20 +5,22 @@ along the first axis, codes u of unit spread. Nothing here knows of models.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from kanmeta.edge_search import Targets, best_codes, search
+from kanmeta.edge_search import Targets, best_codes, places, search
 from kanmeta.linear_code import blocks
 from kanmeta.meta import ACTIVATIONS, MetaLearner
 
 __all__ = ["decoding_error", "improve"]
 
 _SAMPLE = 1 << 16  # edges that the meta-learner is fitted to
-_BATCH = 1 << 14
-_RATES = (2e-2, 1e-2)  # Adam's, of codes and of the meta-learner, both of order one here
+_BATCH = 1 << 11
+_RATES = (2e-2, 5e-2)  # Adam's, of codes and of the meta-learner, both of order one here
+_WARM_UP = 0.05  # share of the steps: Adam's first ones are too long, and the start is good
+_SEARCHES, _APART, _LATE = 40, 64, 0.9  # for better codes: how many, steps between them, the last
 
 
 @torch.no_grad()
@@ -42,8 +44,10 @@ def improve(
 ) -> None:
     """Lower the decoding error of ``meta`` and ``codes``, in place; it never rises.
 
-    Adam on a sample of the edges, then every edge's own code by a search and Gauss-Newton steps,
-    then W2 and b2 by least squares. What does not help is not kept.
+    Adam on a sample of the edges, with searches for better codes in between: a code moves a little
+    at a time, but its best place may be on another fold of what the meta-learner can give. Then
+    every edge's own code by a search and Gauss-Newton steps, then W2 and b2 by least squares. What
+    does not help is not kept.
 
     Args:
         meta: of :func:`kanmeta.code_start.start`.
@@ -73,7 +77,7 @@ def improve(
     for part in (steps,) if sampled else (steps // 2, steps - steps // 2):
         keep_if_better(lambda part=part: _descend(meta, codes, targets, part, generator, tick))  # type: ignore[misc]
         keep_if_better(lambda: _solve(meta, codes, targets))
-        keep_if_better(lambda: best_codes(meta, codes, targets))
+        keep_if_better(lambda: best_codes(meta, codes, targets, places(codes, generator)))
 
 
 def _descend(
@@ -94,28 +98,39 @@ def _descend(
     x = torch.cat([targets(layer, p) for layer, p in enumerate(picks)])
     rates = [{"params": [u], "lr": _RATES[0]}, {"params": list(meta.parameters()), "lr": _RATES[1]}]
     optimizer = torch.optim.Adam(rates)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
+    warm_up, apart = max(1, round(_WARM_UP * steps)), max(_APART, steps // _SEARCHES)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: (
+            min(1.0, (step + 1) / warm_up) * (1 + math.cos(math.pi * step / max(steps, 1))) / 2
+        ),
+    )
     meta.requires_grad_()
     with torch.enable_grad():
-        for step in range(steps):
-            rows: slice | Tensor = slice(None)
-            if len(u) > 2 * _BATCH:
-                rows = torch.randint(len(u), (_BATCH,), generator=generator).to(u.device)
+        for step, some in zip(range(steps), _batches(len(u), generator), strict=False):
+            rows = some.to(u.device)
             loss = (meta(u[rows]) - x[rows]).square().sum(1).mean()
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
             schedule.step()
             tick()
-            if step % 64 == 63 and step < steps * 0.8:
+            if step % apart == apart - 1 and step < _LATE * steps:
                 with torch.no_grad():
-                    u.copy_(search(meta, u.detach(), x))
+                    codes_now = u.detach()
+                    u.copy_(search(meta, codes_now, x, places([codes_now], generator)))
     if share == 1:
         new = [c.clone() for c in codes]
         for c, p, part in zip(new, picks, torch.split(u.detach(), numbers), strict=True):
             c[p] = part
         codes = new
-    return best_codes(meta, codes, targets)
+    return best_codes(meta, codes, targets, places([u.detach()], generator))
+
+
+def _batches(number: int, generator: torch.Generator | None) -> Iterator[Tensor]:
+    """Indices of edges, all of them again and again, each time in a new order."""
+    while True:
+        yield from torch.split(torch.randperm(number, generator=generator), _BATCH)
 
 
 @torch.no_grad()

@@ -31,7 +31,7 @@ def distill(
     loss: str | Loss | None = None,
     from_student: bool = False,
     prompt_bits: float | None = None,
-    fit_steps: int = 600,
+    fit_steps: int = 2000,
     layer_steps: int = 300,
     steps: int = 1000,
     batch_size: int = 128,

@@ -1,5 +1,6 @@
 """The best code of each edge for a given meta-learner: a search, then Gauss-Newton steps."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from kanmeta.linear_code import blocks
 from kanmeta.meta import ACTIVATIONS, MetaLearner
 
-__all__ = ["GRID", "Targets", "best_codes", "grid", "search"]
+__all__ = ["GRID", "Targets", "best_codes", "grid", "places", "search"]
 
 Targets = Callable[[int, "slice | Tensor"], Tensor]
 """(layer, edges) -> their targets ``(E, dim_w)``."""
@@ -16,16 +17,38 @@ Targets = Callable[[int, "slice | Tensor"], Tensor]
 GRID = {1: 1024, 2: 64}
 """dim_z -> points an axis on which the best code of an edge is looked for."""
 
+_OTHERS = 4096  # codes of other edges that are looked at, where a grid has too many points
+
 
 @torch.no_grad()
-def best_codes(meta: MetaLearner, codes: Sequence[Tensor], targets: Targets) -> list[Tensor]:
-    """Best code of each edge for this meta-learner."""
+def best_codes(
+    meta: MetaLearner, codes: Sequence[Tensor], targets: Targets, points: Tensor
+) -> list[Tensor]:
+    """Best code of each edge for this meta-learner, from where it is or one of ``points``."""
     result = [torch.empty_like(u) for u in codes]
     for layer, u in enumerate(codes):
         for rows in blocks(len(u)):
             x = targets(layer, rows)
-            result[layer][rows] = _newton(meta, search(meta, u[rows], x), x)
+            result[layer][rows] = _newton(meta, search(meta, u[rows], x, points), x)
     return result
+
+
+def places(codes: Sequence[Tensor], generator: torch.Generator | None) -> Tensor:
+    """Codes to try, ``(points, dim_z)``: a grid, or of more than two numbers those of some edges.
+
+    Args:
+        codes: of each layer, ``(E, dim_z)``.
+        generator: CPU generator of the choice of edges.
+    """
+    if codes[0].shape[1] in GRID:
+        return grid(torch.cat([torch.stack([u.amin(0), u.amax(0)]) for u in codes]))
+    share = min(1.0, _OTHERS / sum(map(len, codes)))
+    numbers = [math.ceil(len(u) * share) for u in codes]
+    picks = [
+        torch.randint(len(u), (n,), generator=generator)
+        for u, n in zip(codes, numbers, strict=True)
+    ]
+    return torch.cat([u[p.to(u.device)] for u, p in zip(codes, picks, strict=True)])
 
 
 def grid(u: Tensor) -> Tensor:
@@ -37,11 +60,8 @@ def grid(u: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def search(meta: MetaLearner, u: Tensor, x: Tensor) -> Tensor:
-    """For one and two numbers: the best point of a grid over all codes, where it beats ``u``."""
-    if meta.dim_z not in GRID:
-        return u
-    points = grid(u)
+def search(meta: MetaLearner, u: Tensor, x: Tensor, points: Tensor) -> Tensor:
+    """The best of ``points`` for each edge, where it beats ``u``."""
     decoded = meta(points)
     result = u.clone()
     for rows in (slice(i, i + 4096) for i in range(0, len(u), 4096)):

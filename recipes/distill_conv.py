@@ -51,7 +51,7 @@ FROM_SCRATCH = Settings(
 )  # fmt: skip
 TRAINED_ON = replace(FROM_SCRATCH, prompt_lr=2e-3, meta_lr=3e-4)
 HIDDEN = 256  # of distilled students that are not stored: a longer curve fits more
-FIT_STEPS, LAYER_STEPS, STEPS, TUNING_STEPS = 800, 300, 2000, 500
+FIT_STEPS, LAYER_STEPS, STEPS, TUNING_STEPS = 4000, 600, 2000, 500
 RUNS = ((4, "normal"), (1, "training images"), (2, "training images"))  # dim_z, data
 BITS = 3.47  # 11 numbers a codebook, in a file of 4 bits
 

@@ -154,7 +154,7 @@ def distilled(
         generator=generator,
     ).to(data.labels.device)
     rows = torch.randperm(data.train, generator=generator)
-    arguments: dict[str, Any] = {"fit_steps": 800, "layer_steps": 1000, "steps": 1000}
+    arguments: dict[str, Any] = {"fit_steps": 4000, "layer_steps": 1000, "steps": 1000}
     if what == "100 batches":
         arguments["data"] = data.inputs(rows[:UNLABELLED].to(data.labels.device))
     elif what == "normal":

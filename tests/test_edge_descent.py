@@ -80,7 +80,7 @@ def test_with_one_input_it_is_the_best_point_of_the_grid() -> None:
             binding, _target(teacher, binding), [Call((x,), {}, teacher(x))]
         )
         reached = (teacher(x) - student(x)).square().sum(0)
-    assert (reached <= best * 1.001 + 1e-6).all()
+    assert (reached <= best * 1.001 + 1e-5).all()  # costs are differences, in float32
 
 
 def test_it_finds_what_a_fit_of_each_edge_alone_cannot() -> None:

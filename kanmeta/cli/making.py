@@ -87,7 +87,7 @@ def convert(
     "--layer-steps", type=COUNT, default=300, show_default=True, help="Of matching layers."
 )
 @click.option(
-    "--fit-steps", type=COUNT, default=600, show_default=True, help="Of fitting coefficients."
+    "--fit-steps", type=COUNT, default=2000, show_default=True, help="Of fitting coefficients."
 )
 @with_options(*CONVERSION, *STORED)
 @verb
