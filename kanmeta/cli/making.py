@@ -119,9 +119,9 @@ def distill(
     check_bits(bits)
     if data == NORMAL and key:
         raise CommandError("--key is for inputs in a file; leave it out for normal")
-    inputs = str(data) if data == NORMAL else None if data is None else read_inputs(data, key)
     if data is None and (key or loss):
         raise CommandError("--key and --loss are for --data: leave them out, or add it")
+    inputs = str(data) if data == NORMAL else None if data is None else read_inputs(data, key)
     teacher = seeded_model(target, arguments, weights, seed)
     measure = None if test is None else _accuracy_on(*test)
     before = None if measure is None else measure(teacher)
