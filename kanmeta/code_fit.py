@@ -13,13 +13,14 @@ from torch import Tensor
 from kanmeta.edge_search import Targets, best_codes, places, search
 from kanmeta.linear_code import blocks
 from kanmeta.meta import ACTIVATIONS, MetaLearner
+from kanmeta.schedule import warm_cosine
 
 __all__ = ["decoding_error", "improve"]
 
 _SAMPLE = 1 << 16  # edges that the meta-learner is fitted to
 _BATCH = 1 << 11
 _RATES = (2e-2, 5e-2)  # Adam's, of codes and of the meta-learner, both of order one here
-_WARM_UP = 0.05  # share of the steps: Adam's first ones are too long, and the start is good
+_WARM_UP = 0.05  # share of the steps
 _SEARCHES, _APART, _LATE = 40, 64, 0.9  # for better codes: how many, steps between them, the last
 
 
@@ -99,12 +100,7 @@ def _descend(
     rates = [{"params": [u], "lr": _RATES[0]}, {"params": list(meta.parameters()), "lr": _RATES[1]}]
     optimizer = torch.optim.Adam(rates)
     warm_up, apart = max(1, round(_WARM_UP * steps)), max(_APART, steps // _SEARCHES)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: (
-            min(1.0, (step + 1) / warm_up) * (1 + math.cos(math.pi * step / max(steps, 1))) / 2
-        ),
-    )
+    schedule = warm_cosine(optimizer, warm_up, max(1, steps))
     meta.requires_grad_()
     with torch.enable_grad():
         for step, some in zip(range(steps), _batches(len(u), generator), strict=False):

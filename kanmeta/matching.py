@@ -13,6 +13,7 @@ from kanmeta.distill_data import Batches
 from kanmeta.layer_metric import first_tensor
 from kanmeta.losses import Loss
 from kanmeta.rounded import RoundedPrompts
+from kanmeta.schedule import warm_cosine
 from kanmeta.transfer import put_back
 
 __all__ = [
@@ -41,7 +42,7 @@ The error is relative to the outputs' spread. A step that moves outputs by more 
 them worse first.
 """
 
-_WARM_UP = 50  # steps: Adam's first ones are too long, and the start is good
+_WARM_UP = 50  # steps
 
 _CHECK = 50  # steps between two looks at the held-out batches
 _PATIENCE = 4  # looks without progress before it stops, once the rates have fallen
@@ -153,10 +154,7 @@ def train(
     trained = prompts if rounded is None else rounded.latent
     groups = [{"params": trained, "lr": rates[0]}, {"params": metas, "lr": rates[1]}]
     optimizer = torch.optim.Adam(groups)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min(1.0, (step + 1) / _WARM_UP) * (1 + math.cos(math.pi * step / steps)) / 2,
-    )
+    schedule = warm_cosine(optimizer, _WARM_UP, steps)
     best, at = held_out_loss(objective, data), 0
     first = best
     kept = [p.detach().clone() for p in everything]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kanmeta import code_fit, code_start, edge_search
+from kanmeta.linear_code import linear_code
 from kanmeta.meta import MetaLearner
 
 SPREADS = torch.tensor([1.0, 0.8, 0.7, 0.6, 0.5, 0.4])
@@ -22,7 +23,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 def left(edges: int, dim_z: int, hidden: int, steps: int, seed: int) -> float:
     """Error of a fit to normal coefficients, as a share of that of the best linear code."""
     x = normal(edges, len(SPREADS), seed=seed) * SPREADS
-    axes = torch.linalg.eigh(x.T @ x)[1].flip(-1)[:, :dim_z].contiguous()
+    axes = linear_code([x], dim_z).axes.to(x)
     meta, codes, constant = code_start.start(axes, [x @ axes], dim_z, hidden, "relu", True)
 
     def targets(_: int, rows: slice | Tensor) -> Tensor:
