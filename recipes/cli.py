@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from recipes.data import DataError
-from recipes.engine import default_device
+from recipes.engine import default_device, leave_group
 from recipes.execute import execute
 from recipes.job import PROFILES, PROTOCOLS, Job, Place, Profile, Protocol
 from recipes.jobs import run_all, submit_all
@@ -156,3 +156,4 @@ def run(
             run_all(work, jobs, args.processes, [job.epochs for job in jobs])
     except DataError as error:
         raise SystemExit(f"error: {error}") from error
+    leave_group()

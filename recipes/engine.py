@@ -5,9 +5,9 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
-__all__ = ["Engine", "default_device", "is_main"]
+__all__ = ["Engine", "default_device", "is_main", "leave_group"]
 
 
 def is_main() -> bool:
@@ -23,6 +23,16 @@ def default_device() -> str:
     launched = not {"ACCELERATE_MIXED_PRECISION", "WORLD_SIZE"}.isdisjoint(os.environ)
     on_cpu = os.environ.get("ACCELERATE_USE_CPU", "False").lower() in ("1", "true", "yes")
     return "cuda" if launched and not on_cpu and torch.cuda.is_available() else "cpu"
+
+
+def leave_group() -> None:
+    """Leave the group of processes, if there is one, and with it end gloo's threads.
+
+    One that frees a tensor while the interpreter ends crashes the process, which then looks as if
+    its work had failed (https://github.com/pytorch/pytorch/issues/190489).
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 class Engine:

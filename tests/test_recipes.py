@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import distributed, nn
 
 import kanmeta
 from recipes import (
@@ -163,6 +163,15 @@ def test_a_recipe_runs_in_two_processes(tmp_path: Path) -> None:
     two = json.loads(file.read_text())
     assert two["execution"] == {"precision": "no", "compiled": False, "processes": 2}
     assert two["curve"]["train_loss"] == pytest.approx(one["curve"]["train_loss"], rel=1e-3)
+
+
+def test_a_recipe_leaves_the_group_of_processes(tmp_path: Path) -> None:
+    job, there = fc_job(epochs=1), place(tmp_path)
+    store = distributed.FileStore(str(tmp_path / "store"), 1)
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    command = ["--profile", "smoke", "--only", job.name, "--data-root", str(there.data[0])]
+    images_fc.main([*command, "--out", str(tmp_path / "out")])
+    assert not distributed.is_initialized()
 
 
 def test_a_killed_run_in_another_precision_starts_again(tmp_path: Path) -> None:

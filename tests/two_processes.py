@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 _PRELUDE = """
-import importlib, sys, warnings
+import importlib, os, sys, warnings
 import torch
 from torch import distributed
 
@@ -24,6 +24,11 @@ for function in functions:
     getattr(importlib.import_module(module), function)(int(rank), folder)
     distributed.barrier()
 distributed.destroy_process_group()
+# FSDP's meshes keep the group, and with it gloo's threads. One that frees a tensor while the
+# interpreter ends crashes the process (pytorch/pytorch#190489): leave without that end.
+sys.stdout.flush()
+sys.stderr.flush()
+os._exit(0)
 """
 
 
