@@ -155,11 +155,7 @@ def convert(
         exclude=exclude,
         example_inputs=example_inputs,
     )
-    if generator is not None and generator.device.type != "cpu":
-        raise PlanError(
-            f"generator is on {generator.device}; expected a CPU generator, so that a seed gives "
-            "the same model on every device"
-        )
+    initialise.check_generator(generator)
     if planned.parameters_after > planned.parameters_before:
         warnings.warn(planned.notes[-1], LargerModelWarning, stacklevel=2)
     for text in planned.skipped:

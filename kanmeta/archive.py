@@ -19,13 +19,14 @@ from torch import Tensor
 
 from kanmeta.errors import CorruptCheckpointError
 
-__all__ = ["NAME", "content", "inner_header", "write"]
+__all__ = ["NAME", "check_size", "content", "inner_header", "write"]
 
 NAME = "archive"
 """Of the outer file's only tensor."""
 
 _LARGEST_HEADER = 16_000_000  # bytes
 _TIGHTEST = 200  # times that a header of thousands of layers is smaller when compressed
+_ANY_MODEL = 1 << 26  # bytes that any file may unpack to
 _LZMA: list[dict[str, Any]] = [
     {"id": lzma.FILTER_LZMA1, "dict_size": 1 << 20, "lc": lc, "lp": 0, "pb": 0} for lc in (0, 4)
 ]
@@ -69,6 +70,25 @@ def inner_header(path: Path, start: int) -> bytes:
     return head
 
 
+def check_size(path: Path, size: int, model: int) -> None:
+    """Raise CorruptCheckpointError if ``size`` bytes cannot be what was packed into a file.
+
+    Codes and the model's own tensors may be constant, and then compress without bound; beside
+    them there are only meta-learners, which do not: a header could say that they are of any size.
+
+    Args:
+        path: the file.
+        size: bytes of the inner file.
+        model: bytes of the unconverted model.
+    """
+    most = max(_ANY_MODEL, 2 * model, _TIGHTEST * path.stat().st_size)
+    if size > most:
+        raise CorruptCheckpointError(
+            f"{path} has a damaged archive: it would unpack to {size} bytes, and what was saved "
+            f"of this model to {most} at most"
+        )
+
+
 def content(path: Path, start: int, size: int) -> dict[str, Tensor]:
     """Return the inner tensors.
 
@@ -100,20 +120,31 @@ class _Pieces:
     """Compressed pieces, one after the other."""
 
     def __init__(self, raw: bytes) -> None:
-        self.left = raw
+        self._raw, self._at = raw, 0
+
+    @property
+    def left(self) -> bool:
+        """Whether there are more."""
+        return self._at < len(self._raw)
 
     def take(self, most: int) -> bytes:
         """Decompress the next piece, of ``most`` bytes at most.
 
         Raises:
-            CorruptCheckpointError: it is damaged or longer.
+            CorruptCheckpointError: it is damaged, empty or longer.
         """
-        method, length = self.left[:1], int.from_bytes(self.left[1:5], "little")
-        data, self.left = self.left[5 : 5 + length], self.left[5 + length :]
+        start = self._at + 5
+        head = self._raw[self._at : start]
+        length = int.from_bytes(head[1:], "little")
+        data = self._raw[start : start + length]
+        self._at = start + length
         try:
             if len(data) != length or not data:
                 raise ValueError(f"a piece of {length} bytes has {len(data)}")
-            return _decompress(method[0], data, most)
+            found = _decompress(head[0], data, most)
+            if not found:
+                raise ValueError("a piece holds nothing")
+            return found
         except (ValueError, zlib.error, lzma.LZMAError, EOFError) as error:
             raise CorruptCheckpointError(f"the file has a damaged archive: {error}") from error
 

@@ -21,6 +21,7 @@ _SAMPLE = 1 << 16  # edges that the meta-learner is fitted to
 _BATCH = 1 << 11
 _RATES = (2e-2, 5e-2)  # Adam's, of codes and of the meta-learner, both of order one here
 _WARM_UP = 0.05  # share of the steps
+_WORTH = 1e-3  # share of the squared error that half of the steps must take away
 _SEARCHES, _APART, _LATE = 40, 64, 0.9  # for better codes: how many, steps between them, the last
 
 
@@ -48,7 +49,7 @@ def improve(
     Adam on a sample of the edges, with searches for better codes in between: a code moves a little
     at a time, but its best place may be on another fold of what the meta-learner can give. Then
     every edge's own code by a search and Gauss-Newton steps, then W2 and b2 by least squares. What
-    does not help is not kept.
+    does not help is not kept, also at an interruption. Half of it has to help, or that was all.
 
     Args:
         meta: of :func:`kanmeta.code_start.start`.
@@ -62,38 +63,49 @@ def improve(
     if best == 0 or steps == 0:
         return
 
-    def keep_if_better(change: Callable[[], list[Tensor]]) -> None:
+    def keep_if_better(change: Callable[[list[Tensor]], None]) -> None:
         nonlocal best
         before = {name: p.detach().clone() for name, p in meta.named_parameters()}
-        new = change()
-        error = decoding_error(meta, new, targets)
-        if error < best:
-            best, codes[:] = error, new
-        else:
-            meta.load_state_dict(before)
+        new = list(codes)
+        try:
+            change(new)
+        finally:  # also after an interruption
+            error = decoding_error(meta, new, targets)
+            if error < best:
+                best, codes[:] = error, new
+            else:
+                meta.load_state_dict(before)
 
     # Two halves: should the second, from a good start, go wrong, the first is kept. Of very many
     # edges only a sample is fitted, and one pass over all of them costs more than the steps.
     sampled = sum(map(len, codes)) > _SAMPLE
+
+    def newton(new: list[Tensor]) -> None:
+        new[:] = best_codes(meta, new, targets, places(new, generator))
+
     for part in (steps,) if sampled else (steps // 2, steps - steps // 2):
-        keep_if_better(lambda part=part: _descend(meta, codes, targets, part, generator, tick))  # type: ignore[misc]
-        keep_if_better(lambda: _solve(meta, codes, targets))
-        keep_if_better(lambda: best_codes(meta, codes, targets, places(codes, generator)))
+        start = best
+        keep_if_better(lambda new, n=part: _descend(meta, new, targets, n, generator, tick))  # type: ignore[misc]
+        keep_if_better(lambda new: _solve(meta, new, targets))
+        keep_if_better(newton)
+        if best > (1 - _WORTH) * start:
+            return
 
 
 def _descend(
     meta: MetaLearner,
-    codes: Sequence[Tensor],
+    codes: list[Tensor],
     targets: Targets,
     steps: int,
     generator: torch.Generator | None,
     tick: Callable[[], object],
-) -> list[Tensor]:
+) -> None:
     numbers = [len(u) for u in codes]
     share = min(1.0, _SAMPLE / sum(numbers))
+    orders = [torch.randperm(n, generator=generator, device="cpu") for n in numbers]
     picks = [
-        torch.randperm(n, generator=generator)[: max(1, round(n * share))].to(u.device)
-        for n, u in zip(numbers, codes, strict=True)
+        order[: max(1, round(n * share))].to(u.device)
+        for order, n, u in zip(orders, numbers, codes, strict=True)
     ]
     u = torch.cat([c[p] for c, p in zip(codes, picks, strict=True)]).requires_grad_()
     x = torch.cat([targets(layer, p) for layer, p in enumerate(picks)])
@@ -102,35 +114,36 @@ def _descend(
     warm_up, apart = max(1, round(_WARM_UP * steps)), max(_APART, steps // _SEARCHES)
     schedule = warm_cosine(optimizer, warm_up, max(1, steps))
     meta.requires_grad_()
-    with torch.enable_grad():
-        for step, some in zip(range(steps), _batches(len(u), generator), strict=False):
-            rows = some.to(u.device)
-            loss = (meta(u[rows]) - x[rows]).square().sum(1).mean()
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            optimizer.step()
-            schedule.step()
-            tick()
-            if step % apart == apart - 1 and step < _LATE * steps:
-                with torch.no_grad():
-                    codes_now = u.detach()
-                    u.copy_(search(meta, codes_now, x, places([codes_now], generator)))
-    if share == 1:
-        new = [c.clone() for c in codes]
-        for c, p, part in zip(new, picks, torch.split(u.detach(), numbers), strict=True):
-            c[p] = part
-        codes = new
-    return best_codes(meta, codes, targets, places([u.detach()], generator))
+    try:
+        with torch.enable_grad():
+            for step, some in zip(range(steps), _batches(len(u), generator), strict=False):
+                rows = some.to(u.device)
+                loss = (meta(u[rows]) - x[rows]).square().sum(1).mean()
+                optimizer.zero_grad()
+                torch.autograd.backward(loss)
+                optimizer.step()
+                schedule.step()
+                tick()
+                if step % apart == apart - 1 and step < _LATE * steps:
+                    with torch.no_grad():
+                        now = u.detach()
+                        u.copy_(search(meta, now, x, places([now], generator)))
+    finally:  # also after an interruption
+        if share == 1:
+            found = zip(torch.split(u.detach(), numbers), picks, strict=True)
+            codes[:] = [torch.empty_like(c).index_copy_(0, pick, c) for c, pick in found]
+    codes[:] = best_codes(meta, codes, targets, places([u.detach()], generator))
 
 
 def _batches(number: int, generator: torch.Generator | None) -> Iterator[Tensor]:
     """Indices of edges, all of them again and again, each time in a new order."""
     while True:
-        yield from torch.split(torch.randperm(number, generator=generator), _BATCH)
+        order = torch.randperm(number, generator=generator, device="cpu")
+        yield from torch.split(order, _BATCH)
 
 
 @torch.no_grad()
-def _solve(meta: MetaLearner, codes: Sequence[Tensor], targets: Targets) -> list[Tensor]:
+def _solve(meta: MetaLearner, codes: Sequence[Tensor], targets: Targets) -> None:
     """Set W2 and b2 to the least-squares solution for these codes."""
     size = meta.hidden + meta.has_bias
     normal = torch.zeros(size, size, dtype=torch.float64, device=codes[0].device)
@@ -148,4 +161,3 @@ def _solve(meta: MetaLearner, codes: Sequence[Tensor], targets: Targets) -> list
     meta.weight2.copy_(solution[: meta.hidden].T)
     if meta.bias2 is not None:
         meta.bias2.copy_(solution[-1])
-    return list(codes)

@@ -1,7 +1,8 @@
 """From the coefficients of a cluster's layers to prompts and a meta-learner."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from kanmeta.initialise import PROMPT_SPREAD, STEP
 from kanmeta.linear_code import LinearCode, blocks, linear_code, squared_error
 from kanmeta.meta import MetaLearner
 
-__all__ = ["Coded", "code", "layer_error", "values"]
+__all__ = ["Coded", "fit", "layer_error", "linear", "values"]
 
 
 class Coded(NamedTuple):
@@ -26,22 +27,22 @@ class Coded(NamedTuple):
     constant: Tensor
 
 
-def code(
-    layers: Sequence[Binding],
-    coefficients: Sequence[Tensor],
-    metric: Tensor | None,
-    steps: int,
-    generator: torch.Generator | None,
-    tick: Callable[[], object],
+@contextmanager
+def _undisturbed(device: torch.device) -> Iterator[None]:
+    """The caller's default device and autocast are for models, not for coefficients."""
+    with torch.device("cpu"), torch.autocast(device.type, enabled=False):
+        yield
+
+
+def linear(
+    layers: Sequence[Binding], coefficients: Sequence[Tensor], metric: Tensor | None
 ) -> Coded:
-    """Find prompts and meta-learner of layers that share one.
+    """Find the best linear code of layers that share a meta-learner, as such a meta-learner.
 
     Args:
         layers: of the cluster.
         coefficients: of each, ``(E, dim_w)``.
         metric: see :func:`kanmeta.linear_code.linear_code`.
-        steps: of the fit after the linear code; 0 leaves the linear code.
-        generator, tick: see :func:`kanmeta.code_fit.improve`.
 
     Raises:
         PlanError: the meta-learner is too narrow for a linear code, or a coefficient is not finite.
@@ -59,25 +60,43 @@ def code(
                 f"coefficients of the teacher's {binding.name or '(root)'} are not finite"
             )
     exact = meta.dim_z >= meta.dim_w  # rounding is smallest without a metric
-    found = linear_code(coefficients, meta.dim_z, None if exact else metric)
     work = torch.float64 if coefficients[0].dtype == torch.float64 else torch.float32
-
-    def targets(layer: int, rows: slice | Tensor) -> Tensor:
-        return found.targets(coefficients[layer][rows], layer).to(work)
-
-    axes = found.axes.to(work)
-    linear = [
-        torch.cat([targets(i, rows) @ axes for rows in blocks(len(w))])
-        for i, w in enumerate(coefficients)
-    ]
-    unit, codes, constant = code_start.start(
-        axes, linear, meta.dim_z, meta.hidden, meta.activation, meta.has_bias
-    )
-    if not exact:
-        code_fit.improve(
-            unit, codes, lambda i, rows: targets(i, rows) - constant, steps, generator, tick
+    with _undisturbed(coefficients[0].device):
+        found = linear_code(coefficients, meta.dim_z, None if exact else metric)
+        axes = found.axes.to(work)
+        codes = [
+            torch.cat([found.targets(w[rows], i).to(work) @ axes for rows in blocks(len(w))])
+            for i, w in enumerate(coefficients)
+        ]
+        unit, codes, constant = code_start.start(
+            axes, codes, meta.dim_z, meta.hidden, meta.activation, meta.has_bias
         )
     return Coded(found, unit, codes, constant)
+
+
+def fit(
+    coded: Coded,
+    coefficients: Sequence[Tensor],
+    steps: int,
+    generator: torch.Generator | None,
+    tick: Callable[[], object],
+) -> None:
+    """Improve a linear code that is not exact, in place; see :func:`kanmeta.code_fit.improve`.
+
+    Args:
+        coded: of :func:`linear`.
+        coefficients: what it was made of.
+        steps, generator, tick: of the fit.
+    """
+    if coded.meta.dim_z >= coded.meta.dim_w:
+        return
+
+    def targets(layer: int, rows: slice | Tensor) -> Tensor:
+        x = coded.axes.targets(coefficients[layer][rows], layer)
+        return x.to(coded.constant) - coded.constant
+
+    with _undisturbed(coded.constant.device):
+        code_fit.improve(coded.meta, coded.codes, targets, steps, generator, tick)
 
 
 @torch.no_grad()
@@ -123,7 +142,8 @@ def layer_error(binding: Binding, coefficients: Tensor) -> float:
     z = binding.prompts.reshape(-1, binding.prompts.shape[-1])
     constants = binding.layer.coefficient_scale, binding.layer.coefficient_offset
     total = 0.0
-    for rows in blocks(len(z)):
-        made = binding.meta_learner(z[rows], *constants)
-        total += float((made.double() - coefficients[rows].double()).square().sum())
+    with _undisturbed(z.device):
+        for rows in blocks(len(z)):
+            made = binding.meta_learner(z[rows], *constants)
+            total += float((made.double() - coefficients[rows].double()).square().sum())
     return total

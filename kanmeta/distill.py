@@ -15,6 +15,7 @@ from kanmeta.distill_data import Batches
 from kanmeta.distill_report import DistillReport
 from kanmeta.distill_work import Work
 from kanmeta.errors import PlanError
+from kanmeta.initialise import check_generator
 from kanmeta.losses import Loss, check_loss
 from kanmeta.transfer import check_teacher, plain_teacher, put_back_on_failure
 
@@ -23,6 +24,7 @@ __all__ = ["distill"]
 _log = logging.getLogger(__name__)
 
 
+@torch.inference_mode(False)
 def distill(
     student: nn.Module,
     teacher: nn.Module,
@@ -111,6 +113,7 @@ def distill(
         if not isinstance(count, int) or count < least:
             raise PlanError(f"{what}={count!r}: expected a whole number, {least} or more")
     check_loss(loss)
+    check_generator(generator)
     plain = plain_teacher(teacher)
     with matching.evaluating(student, plain):
         check_teacher(student, plain, layers)

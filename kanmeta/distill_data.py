@@ -63,7 +63,7 @@ class Batches:
             if len(rows) != 1 or 0 in rows:
                 raise PlanError(f"data has tensors of {sorted(rows)} rows: expected one number > 0")
             number = rows.pop()
-            order = torch.randperm(number, generator=generator)
+            order = torch.randperm(number, generator=generator, device="cpu")
             pieces = list(torch.split(order, batch))
             held = held_out_batches(len(pieces))
             self._pieces = torch.cat(pieces[held:]) if len(pieces) > held else order
@@ -103,7 +103,7 @@ class Batches:
         if self._tensors is None:
             yield from map(self._arguments, itertools.islice(self._loader, self._skip, None))
             return
-        order = torch.randperm(len(self._pieces), generator=self._generator)
+        order = torch.randperm(len(self._pieces), generator=self._generator, device="cpu")
         for piece in torch.split(self._pieces[order], self._batch):
             yield self._rows(piece)
 
@@ -122,10 +122,14 @@ class Batches:
 
 
 def _finite(batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The batch itself; a PlanError if a number of its first tensor is NaN or infinite.
+    """The batch; a PlanError if it is empty or a number of its first tensor is NaN or infinite.
 
     What follows may be a mask, in which infinite numbers have a meaning.
     """
+    if batch[0].numel() == 0:
+        raise PlanError(
+            f"data gives a batch of shape {(*batch[0].shape,)}: expected at least one row"
+        )
     good = batch[0].isfinite()
     if not bool(good.all()):
         rows = good.reshape(len(good), -1).all(1) if good.ndim else good[None]
@@ -133,4 +137,4 @@ def _finite(batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             f"data has NaN or infinite numbers, in {int((~rows).sum())} of {len(rows)} rows of a "
             "batch: expected finite inputs. Take these rows out, or fill them in as for the teacher"
         )
-    return batch
+    return tuple(t.clone() if t.is_inference() else t for t in batch)  # autograd may save them

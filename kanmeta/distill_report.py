@@ -31,7 +31,7 @@ class LayerReport:
         pca_floor: the same of the best linear code, PCA of the layer's cluster with one mean and
             ``dim_z`` axes.
         function_error: ||y - y_teacher|| / ||y_teacher|| of the layer's output at the teacher's own
-            inputs to it, on held-out data; None without data.
+            inputs to it, on held-out data; None without data, and where y_teacher is zero.
     """
 
     name: str
@@ -96,7 +96,8 @@ class DistillReport:
         lines = [*_table(rows), "", *_table(steps)]
         if self.output_error is not None:
             agree = "" if self.agreement is None else f", same class {100 * self.agreement:.2f} %"
-            lines.append(f"outputs ({self.loss}): relative error {self.output_error:.4g}{agree}")
+            loss = "" if self.loss is None else f" ({self.loss})"
+            lines.append(f"outputs{loss}: relative error {self.output_error:.4g}{agree}")
         return "\n".join([*lines, f"{self.seconds:.1f} s in all"])
 
 

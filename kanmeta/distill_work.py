@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kanmeta import code_stage, gram_matrices, layer_matching, matching
 from kanmeta.binding import Binding
@@ -61,26 +61,27 @@ class Work:
         known = gram_matrices.measured(
             self.teacher, self.layers, self.batches, self.standard, self.generator
         )
-        arguments = [
-            (
-                [self.layers[n] for n in names],
-                [self.targets[n] for n in names],
-                gram_matrices.pooled([known.get(n) for n in names]),
-            )
+        clusters = [
+            ([self.layers[n] for n in names], [self.targets[n] for n in names])
             for names in self.clusters
         ]
-        linear = [code_stage.code(*a, 0, None, tick) for a in arguments]
+        metrics = [gram_matrices.pooled([known.get(n) for n in names]) for names in self.clusters]
+        coded = [code_stage.linear(*c, m) for c, m in zip(clusters, metrics, strict=True)]
         copy_plain(self.student, self.teacher, self.layers)
-        coded = zip(arguments, linear, strict=True)
-        put_all([pair for (layers, *_), code in coded for pair in code_stage.values(layers, code)])
+        both = zip(clusters, coded, strict=True)
+        put_all([pair for (layers, _), code in both for pair in code_stage.values(layers, code)])
         if self.batches is None and not self.standard:
             metric = "of the coefficients"
         else:
             metric = f"in the metric of the basis in {len(known)} of {len(self.layers)} layers"
         self._stage("linear code", start, metric)
         start = time.perf_counter()
-        for a in arguments:
-            put_all(code_stage.values(a[0], code_stage.code(*a, steps, self.generator, tick)))
+        for layers, coefficients in clusters:
+            code = coded.pop(0)
+            try:
+                code_stage.fit(code, coefficients, steps, self.generator, tick)
+            finally:  # also after an interruption: the best so far
+                put_all(code_stage.values(layers, code))
         self._stage("meta-learner", start)
 
     def made_up(
@@ -109,11 +110,12 @@ class Work:
         if steps:
             start = time.perf_counter()
             try:
-                # KL would see little but which class wins: far from data, scores are sure of one.
-                judge = self._loss(batches, "mse" if loss is None else loss)
+                output = self._output(batches)
             except PlanError as error:
                 self._stage(f"outputs{what}", start, f"left out: {error}")
                 return
+            # KL would see little but which class wins: far from data, scores are sure of one.
+            judge = resolve_loss("mse" if loss is None else loss, output)
             self._outputs(batches, *judge, steps, tick, what)
 
     def data(
@@ -128,7 +130,7 @@ class Work:
         assert self.batches is not None
         if not layer_steps and not steps:
             return None
-        name, function = self._loss(self.batches, loss)
+        name, function = resolve_loss(loss, self._output(self.batches))
         if layer_steps:
             before = self._held_out(function)
             kept = [(p, p.detach().clone()) for p in learnt(self.layers)]
@@ -152,13 +154,13 @@ class Work:
     ) -> str:
         """Match outputs with prompts of few bits; return the loss's name."""
         assert self.batches is not None
-        name, function = self._loss(self.batches, loss)
+        name, function = resolve_loss(loss, self._output(self.batches))
         what = f", {bits:g} bits"
         self._outputs(self.batches, name, function, steps, tick, what, int(2**bits))
         return name
 
-    def _loss(self, batches: Batches, loss: str | Loss | None) -> tuple[str, Loss]:
-        """Name and function of the loss; a PlanError where outputs cannot be matched."""
+    def _output(self, batches: Batches) -> Tensor:
+        """Of the student, with gradients; a PlanError where outputs cannot be matched."""
         with matching.only_trained(learnt(self.layers)):
             output = first_tensor(self.student(*batches.held_out[0]))
         if not output.requires_grad:
@@ -166,7 +168,7 @@ class Work:
                 "the first tensor that the model gives is not changed by the converted layers, or "
                 "not differentiable: expected its outputs to be matched. Let it give them first"
             )
-        return resolve_loss(loss, output.detach())
+        return output
 
     def _outputs(
         self,

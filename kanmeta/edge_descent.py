@@ -24,6 +24,7 @@ from kanmeta.binding import Binding
 from kanmeta.distill_data import Batches
 from kanmeta.edge_search import GRID, grid
 from kanmeta.layer_metric import Call, first_tensor, watching
+from kanmeta.linear_code import squared_error
 from kanmeta.spec import LayerSpec
 
 __all__ = ["descend", "search", "searchable"]
@@ -135,5 +136,4 @@ def _by_input(t: Tensor, axis: int) -> Tensor:
 
 def _squared_error(binding: Binding, calls: Sequence[Call]) -> float:
     """Of the layer's outputs, from what the teacher's layer gave."""
-    errors = (first_tensor(binding.layer(*call.args)) - call.output for call in calls)
-    return sum(float(error.square().sum()) for error in errors)
+    return sum(squared_error(first_tensor(binding.layer(*c.args)), c.output) for c in calls)

@@ -42,10 +42,12 @@ def places(codes: Sequence[Tensor], generator: torch.Generator | None) -> Tensor
     """
     if codes[0].shape[1] in GRID:
         return grid(torch.cat([torch.stack([u.amin(0), u.amax(0)]) for u in codes]))
-    share = min(1.0, _OTHERS / sum(map(len, codes)))
+    share = _OTHERS / sum(map(len, codes))
+    if share >= 1:
+        return torch.cat(list(codes))
     numbers = [math.ceil(len(u) * share) for u in codes]
     picks = [
-        torch.randint(len(u), (n,), generator=generator)
+        torch.randint(len(u), (n,), generator=generator, device="cpu")
         for u, n in zip(codes, numbers, strict=True)
     ]
     return torch.cat([u[p.to(u.device)] for u, p in zip(codes, picks, strict=True)])
@@ -65,9 +67,8 @@ def search(meta: MetaLearner, u: Tensor, x: Tensor, points: Tensor) -> Tensor:
     decoded = meta(points)
     result = u.clone()
     for rows in (slice(i, i + 4096) for i in range(0, len(u), 4096)):
-        distances = torch.cdist(x[rows], decoded)
-        nearest, index = distances.min(1)
-        better = nearest < (meta(u[rows]) - x[rows]).norm(dim=1)
+        index = torch.cdist(x[rows], decoded).argmin(1)  # rounds, as it takes squares apart
+        better = (decoded[index] - x[rows]).norm(dim=1) < (meta(u[rows]) - x[rows]).norm(dim=1)
         result[rows] = torch.where(better[:, None], points[index], u[rows])
     return result
 
@@ -92,4 +93,6 @@ def _jacobian(meta: MetaLearner, u: Tensor) -> Tensor:
     with torch.enable_grad():
         inner = torch.nn.functional.linear(u, meta.weight1, meta.bias1).detach().requires_grad_()
         (slope,) = torch.autograd.grad(ACTIVATIONS[meta.activation](inner).sum(), inner)
-    return torch.einsum("wh,eh,hz->ewz", meta.weight2.detach(), slope, meta.weight1.detach())
+    # Of all three at once einsum might make (E, dim_w, hidden), gigabytes of a wide meta-learner.
+    outer = torch.einsum("wh,hz->hwz", meta.weight2.detach(), meta.weight1.detach())
+    return (slope @ outer.flatten(1)).view(-1, meta.dim_w, meta.dim_z)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from kanmeta.errors import PlanError
 from kanmeta.meta import MetaLearner
 
-__all__ = ["INITS", "LayerInit", "draw"]
+__all__ = ["INITS", "LayerInit", "check_generator", "draw"]
 
 INITS = ("match", "paper")
 
@@ -42,6 +43,19 @@ class LayerInit:
     scale: Tensor
     offset: Tensor
     map: Tensor | None = None
+
+
+def check_generator(generator: object) -> None:
+    """Raise PlanError if it is neither None nor a CPU generator."""
+    if generator is None:
+        return
+    if not isinstance(generator, torch.Generator):
+        raise PlanError(f"generator={generator!r}: expected a torch.Generator on the CPU, or None")
+    if generator.device.type != "cpu":
+        raise PlanError(
+            f"generator is on {generator.device}; expected a CPU generator, so that a seed gives "
+            "the same model on every device"
+        )
 
 
 def draw(

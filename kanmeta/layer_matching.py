@@ -11,6 +11,7 @@ from kanmeta.binding import Binding
 from kanmeta.distill_data import Batches
 from kanmeta.errors import PlanError
 from kanmeta.layer_metric import Call, first_tensor, watching
+from kanmeta.linear_code import squared_error
 from kanmeta.matching import held_out_loss, train
 from kanmeta.transfer import put_back
 
@@ -75,9 +76,15 @@ def _search(teacher: nn.Module, layers: Mapping[str, Binding], data: Batches) ->
 
 
 def relative_error(layer: nn.Module, call: Call) -> Tensor:
-    """||y - y_teacher||^2 / ||y_teacher||^2 of a layer at the arguments of ``call``."""
-    error = (first_tensor(layer(*call.args, **call.kwargs)) - call.output).square().sum()
-    return error / call.output.square().sum().clamp(min=torch.finfo(error.dtype).tiny)
+    """||y - y_teacher||^2 / ||y_teacher||^2 of a layer at the arguments of ``call``.
+
+    Where y_teacher is zero throughout, the mean square of y.
+    """
+    y, goal = first_tensor(layer(*call.args, **call.kwargs)), call.output
+    largest = goal.abs().amax()
+    if not largest:
+        return y.square().mean()
+    return ((y - goal) / largest).square().sum() / (goal / largest).square().sum()  # no overflow
 
 
 @torch.no_grad()
@@ -93,7 +100,7 @@ def layer_errors(
             for name, made in calls.items():
                 for call in made:
                     y = first_tensor(layers[name].layer(*call.args, **call.kwargs))
-                    above[name] += float((y - call.output).square().sum())
-                    below[name] += float(call.output.square().sum())
+                    above[name] += squared_error(y, call.output)
+                    below[name] += float(call.output.double().square().sum())
                 made.clear()
     return {n: math.sqrt(above[n] / below[n]) for n in layers if below[n] > 0}

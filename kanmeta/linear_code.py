@@ -91,8 +91,9 @@ def squared_error(first: Tensor, second: Tensor) -> float:
 
 def _moments(w: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and scatter about it of ``(E, dim_w)``, in double precision, in two passes."""
-    mean = sum((w[rows].double().sum(0) for rows in blocks(len(w))), torch.tensor(0.0)) / len(w)
-    scatter = torch.zeros(w.shape[1], w.shape[1], dtype=mean.dtype, device=w.device)
+    none = w.new_zeros(w.shape[1], dtype=torch.float64)
+    mean = sum((w[rows].double().sum(0) for rows in blocks(len(w))), none) / len(w)
+    scatter = torch.diag(none)
     for rows in blocks(len(w)):
         centred = w[rows].double() - mean
         scatter += centred.T @ centred

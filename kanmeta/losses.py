@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,6 +18,10 @@ def resolve_loss(loss: "str | Loss | None", output: Tensor) -> tuple[str, Loss]:
     """Name and function of the loss.
 
     None: ``"kl"`` for a matrix ``(N, C)`` with C >= 2, taken for class scores, else ``"mse"``.
+
+    Args:
+        loss: what was asked for.
+        output: the student's, with gradients.
 
     Raises:
         PlanError: ``loss`` is none, or does not fit the model's ``output``.
@@ -34,7 +39,16 @@ def resolve_loss(loss: "str | Loss | None", output: Tensor) -> tuple[str, Loss]:
         return "mse", F.mse_loss
     check_loss(loss)
     assert callable(loss)
-    return getattr(loss, "__name__", type(loss).__name__), loss
+    name = getattr(loss, "__name__", type(loss).__name__)
+    with torch.enable_grad():
+        value = loss(output, output.detach())
+    if not (isinstance(value, Tensor) and value.numel() == 1 and value.requires_grad):
+        found = f"a tensor {(*value.shape,)}" if isinstance(value, Tensor) else repr(value)
+        raise PlanError(
+            f"loss {name} gives {found}: expected one number, a tensor with the gradient of the "
+            "student's output. Write for instance (student - teacher).square().mean()"
+        )
+    return name, loss
 
 
 def check_loss(loss: object) -> None:

@@ -67,9 +67,9 @@ class Trained(NamedTuple):
 def evaluating(*models: nn.Module) -> Iterator[None]:
     """Put models into evaluation mode for a while; each module's own mode comes back."""
     modes = [(module, module.training) for model in models for module in model.modules()]
-    for module, _ in modes:
-        module.training = False
     try:
+        for module, _ in modes:
+            module.training = False
         yield
     finally:
         for module, mode in modes:

@@ -55,7 +55,8 @@ class StandardInputs:
         w = coefficients - coefficients.mean(tuple(range(coefficients.ndim - 1)), keepdim=True)
         w = w.movedim(inputs, list(range(-len(inputs), 0))).flatten(-len(inputs)).flatten(0, -2)
         if len(w) > _DIRECTIONS:
-            w = w[torch.randperm(len(w), generator=generator)[:_DIRECTIONS].to(w.device)]
+            some = torch.randperm(len(w), generator=generator, device="cpu")[:_DIRECTIONS]
+            w = w[some.to(w.device)]
         if len(w) > w.shape[1]:  # w = QR, and Q's rotation of normal numbers changes nothing
             w = torch.linalg.qr(w.float(), mode="r").R.to(w)
         self._directions = w / w.norm(dim=0).clamp(min=torch.finfo(w.dtype).tiny)

@@ -423,6 +423,11 @@ def test_of_outputs_that_are_matched() -> None:
         kanmeta.distill(*numbers, data=x, loss="kl", **few)
     for loss in ("mse", torch.nn.functional.l1_loss):
         kanmeta.distill(*numbers, data=x, loss=loss, **few)
+    for wrong in (lambda s, t: (s - t).square(), lambda s, t: (s - t).square().mean().item()):
+        with told("Write for instance (student - teacher).square().mean()"):
+            kanmeta.distill(student, teacher, data=x, loss=wrong, **few)
+    right = lambda student, teacher: (student - teacher).square().mean()  # noqa: E731
+    kanmeta.distill(student, teacher, data=x, loss=right, **few)
     with told("when it is read again: expected the same ones. Pass the DataLoader itself"):
         kanmeta.distill(student, teacher, data=Once(x), **few)
 

@@ -1,6 +1,8 @@
 """A meta-learner that starts as a linear code is bent so that it decodes better."""
 
+import itertools
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -20,8 +22,13 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def left(edges: int, dim_z: int, hidden: int, steps: int, seed: int) -> float:
-    """Error of a fit to normal coefficients, as a share of that of the best linear code."""
+def left(
+    edges: int, dim_z: int, hidden: int, steps: int, seed: int, stop: int | None = None
+) -> float:
+    """Error of a fit to normal coefficients, as a share of that of the best linear code.
+
+    With ``stop`` Ctrl-C is pressed after so many steps.
+    """
     x = normal(edges, len(SPREADS), seed=seed) * SPREADS
     axes = linear_code([x], dim_z).axes.to(x)
     meta, codes, constant = code_start.start(axes, [x @ axes], dim_z, hidden, "relu", True)
@@ -29,8 +36,15 @@ def left(edges: int, dim_z: int, hidden: int, steps: int, seed: int) -> float:
     def targets(_: int, rows: slice | Tensor) -> Tensor:
         return x[rows] - constant
 
+    count = itertools.count(1)
+
+    def tick() -> None:
+        if next(count) == stop:
+            raise KeyboardInterrupt
+
     linear = code_fit.decoding_error(meta, codes, targets)
-    code_fit.improve(meta, codes, targets, steps, torch.Generator().manual_seed(seed))
+    with pytest.raises(KeyboardInterrupt) if stop else nullcontext():
+        code_fit.improve(meta, codes, targets, steps, torch.Generator().manual_seed(seed), tick)
     return math.sqrt(code_fit.decoding_error(meta, codes, targets) / linear)
 
 
@@ -71,8 +85,52 @@ def test_a_search_gives_each_edge_the_best_of_its_own_and_the_others_codes(
         found = edge_search.search(meta, codes[0], x, points)
         error = (meta(found) - x).norm(dim=1)
         own = (meta(codes[0]) - x).norm(dim=1)
-        others = torch.cdist(x, meta(points)).amin(1)
+        how = "donot_use_mm_for_euclid_dist"
+        others = torch.cdist(x, meta(points), compute_mode=how).amin(1)
+    assert (error <= own).all()
     assert torch.allclose(error, torch.minimum(own, others), rtol=1e-3, atol=1e-3)
+
+
+def test_edges_that_are_nearly_exact_are_not_made_worse() -> None:
+    """Distances by way of squares say 0 where they are 1e-3."""
+    meta = MetaLearner(1, 1, 2, "identity", bias=False)
+    meta.weight1.data.fill_(1)
+    meta.weight2.data.copy_(torch.tensor([[1.0], [0.0]]))
+    u = 100 + normal(2000, 1)
+    x = torch.cat([u + 1e-4 * normal(2000, 1, seed=1), torch.zeros(2000, 1)], dim=1)
+    with torch.no_grad():
+        found = edge_search.search(meta, u, x, edge_search.places([u], None))
+    assert ((found - x[:, :1]).abs() <= (u - x[:, :1]).abs()).all()
+
+
+def test_derivatives_by_codes() -> None:
+    meta = MetaLearner(3, 7, 5, "tanh")
+    for i, p in enumerate(meta.parameters()):
+        p.data.copy_(normal(*p.shape, seed=i))
+    u = normal(11, 3)
+    expected = torch.vmap(torch.func.jacrev(meta))(u)
+    torch.testing.assert_close(edge_search._jacobian(meta, u), expected.detach())
+
+
+@pytest.mark.parametrize("at", [150, 399])
+def test_an_interruption_keeps_what_was_reached(at: int) -> None:
+    """Nearly as good as after as many steps: it is in the middle of a schedule."""
+    assert left(2000, 3, 64, 400, 0, stop=at) < 0.8
+
+
+def test_it_stops_after_half_where_that_helped_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+
+    def descend(*arguments: object) -> None:
+        counted.append(arguments[3])
+
+    monkeypatch.setattr(code_fit, "_descend", descend)
+    left(50, 3, 12, 400, 0)
+    assert counted == [200, 200]  # solving for W2 and codes did help
+    monkeypatch.setattr(code_fit, "_solve", lambda *arguments: None)
+    monkeypatch.setattr(code_fit, "best_codes", lambda meta, codes, *arguments: codes)
+    left(50, 3, 12, 400, 0)
+    assert counted == [200, 200, 200]
 
 
 def test_every_layer_of_a_cluster_is_looked_at() -> None:

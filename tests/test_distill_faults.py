@@ -1,7 +1,10 @@
 """An error or Ctrl-C while distilling: what the models are like afterwards."""
 
 import copy
-from collections.abc import Iterator
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -11,7 +14,7 @@ from torch import Tensor, nn
 import kanmeta
 from kanmeta import layer_matching, surgery, transfer
 from tests.cases import kan, same_state
-from tests.test_distill import FAST, trained
+from tests.test_distill import FAST, coefficients, generated, trained
 
 pytestmark = pytest.mark.filterwarnings("ignore::kanmeta.errors.LargerModelWarning")  # tiny models
 
@@ -57,6 +60,37 @@ def test_an_interruption_leaves_the_best_state() -> None:
         assert float((student(x) - teacher(x)).norm()) < 0.3 * start
     nn.functional.mse_loss(student(x), teacher(x)).backward()
     assert all(z.grad is not None for z in kanmeta.prompts(student).values())
+
+
+def test_an_interruption_leaves_the_fit_of_coefficients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every cluster: done, in the middle, and not begun."""
+    teacher = trained()[0]
+
+    def error(stop: int | None) -> dict[str, float]:
+        @contextmanager
+        def bar(*arguments: object) -> Iterator[Callable[[], None]]:
+            count = itertools.count(1)
+
+            def tick() -> None:
+                if next(count) == stop:
+                    raise KeyboardInterrupt
+
+            yield tick
+
+        monkeypatch.setattr(sys.modules["kanmeta.distill"], "_bar", bar)
+        student = kanmeta.convert(
+            kan(8, 12, 3), dim_z=2, hidden=16, clusters="layer",
+            generator=torch.Generator().manual_seed(0),
+        )  # fmt: skip
+        with pytest.raises(KeyboardInterrupt) if stop else nullcontext():
+            options: Any = {"fit_steps": 400, "generator": torch.Generator().manual_seed(0)}
+            kanmeta.distill(student, teacher, **options)
+        theirs, ours = coefficients(teacher, student), generated(student)
+        return {name: float((ours[name] - w).norm()) for name, w in theirs.items()}
+
+    linear, done, stopped = error(1), error(None), error(600)
+    assert stopped["layers.0"] == done["layers.0"]
+    assert done["layers.1"] < stopped["layers.1"] < linear["layers.1"]
 
 
 class Interrupting:

@@ -22,7 +22,8 @@ def peak(edges: int) -> int:
 
     def fit() -> None:
         generator = torch.Generator().manual_seed(0)
-        coded = code_stage.code([binding], [w], None, 4, generator, lambda: None)
+        coded = code_stage.linear([binding], [w], None)
+        code_stage.fit(coded, [w], 4, generator, lambda: None)
         put_all(code_stage.values([binding], coded))
         code_stage.layer_error(binding, w)
 
@@ -35,10 +36,18 @@ def test_memory_grows_by_a_few_numbers_an_edge_however_wide_the_meta_learner(
     monkeypatch.setattr(linear_code, "_BLOCK", 1000)
     monkeypatch.setattr(code_fit, "_SAMPLE", 1000)
     monkeypatch.setattr(edge_search, "GRID", {1: 16})
-    small, large = 4_000, 12_000
+    small, large = 40_000, 80_000
     grown = (peak(large) - peak(small)) / (large - small)  # bytes an edge, its coefficients too
     floats = grown / 4 - DIM_W
     assert 1 <= floats <= 8, floats  # prompts, codes before and after; not 128 hidden units
+
+
+def test_a_block_of_edges_needs_no_hidden_layer_for_each_coefficient() -> None:
+    """Derivatives of 9 coefficients by 4 numbers, 128 hidden units: 36 numbers an edge, not 1152"""
+    meta = kanmeta.MetaLearner(4, HIDDEN, DIM_W)
+    u, x = torch.randn(2000, 4), torch.randn(2000, DIM_W)
+    needed = peak_bytes(lambda: edge_search._newton(meta, u, x, rounds=1), [u, x])
+    assert needed / 4 / len(u) < 4 * HIDDEN
 
 
 def peak_of_load(edges: int, folder: Path) -> int:

@@ -276,6 +276,37 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     kanmeta.load(case(EXAMPLE).model(torch.float32), path)
 
 
+def wide_meta_learner(tensors: dict[str, Tensor], header: dict[str, object]) -> None:
+    """So wide that the file, which stays as small as it was, would become a gigabyte."""
+    for name, tensor in tensors.items():
+        kind = name.rpartition(".")[2]
+        if kind in ("weight1", "bias1", "weight2"):
+            shape = [*tensor.shape]
+            shape[kind == "weight2"] = 20_000
+            tensors[name] = torch.zeros(shape)
+    header["meta_learners"][0]["hidden"] = 20_000  # type: ignore[index]
+
+
+def test_what_only_the_header_wants_is_refused_before_it_is_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, path = saved(tmp_path)
+    kanmeta.save(model, path, prompt_bits=4)
+    rewritten(path, wide_meta_learner)
+    assert path.stat().st_size < 4000
+    kanmeta.load(case(EXAMPLE).model(torch.float32), path)  # a megabyte is none too many
+    monkeypatch.setattr(archive, "_ANY_MODEL", 500_000)
+    monkeypatch.delattr(archive, "content")
+    with pytest.raises(errors.CorruptCheckpointError, match="would unpack to"):
+        kanmeta.load(case(EXAMPLE).model(torch.float32), path)
+
+
+def test_pieces_that_hold_nothing_are_refused() -> None:
+    raw = b"\x01" + (2).to_bytes(4, "little") + b"\x03\x00"  # deflate's shortest
+    with pytest.raises(errors.CorruptCheckpointError, match="a piece holds nothing"):
+        archive._Pieces(1000 * raw).take(10)
+
+
 @given(st.data())
 @settings(deadline=None, max_examples=150)
 def test_any_damage_is_refused(
