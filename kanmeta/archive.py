@@ -9,6 +9,7 @@ each is compressed with what suits it best. The last four bytes are the CRC-32 o
 import itertools
 import json
 import lzma
+import math
 import zlib
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ NAME = "archive"
 """Of the outer file's only tensor."""
 
 _LARGEST_HEADER = 16_000_000  # bytes
-_TIGHTEST = 200  # times that a header of thousands of layers is smaller when compressed
-_ANY_MODEL = 1 << 26  # bytes that any file may unpack to
+_TIGHTEST = 200  # times that what is compressed may be smaller; headers of many layers are
+_ANY_FILE = 1 << 24  # bytes that any file may unpack to, however small it is
 _LZMA: list[dict[str, Any]] = [
     {"id": lzma.FILTER_LZMA1, "dict_size": 1 << 20, "lc": lc, "lp": 0, "pb": 0} for lc in (0, 4)
 ]
@@ -45,7 +46,8 @@ def write(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path, head
     entries = json.loads(inner[8:length])
     starts = {length + e["data_offsets"][0] for n, e in entries.items() if n.endswith(".codes")}
     cuts = [0, *sorted({length, *starts}), len(inner)]
-    pieces = [_compress(inner[a:b]) for a, b in itertools.pairwise(cuts) if a < b]
+    tightest = math.inf if len(inner) <= _ANY_FILE else _TIGHTEST
+    pieces = [_compress(inner[a:b], tightest) for a, b in itertools.pairwise(cuts) if a < b]
     raw = b"".join([*pieces, zlib.crc32(inner).to_bytes(4, "little")])
     packed = torch.frombuffer(bytearray(raw), dtype=torch.uint8)
     save_file({NAME: packed}, path, {"kanmeta": header})
@@ -70,22 +72,17 @@ def inner_header(path: Path, start: int) -> bytes:
     return head
 
 
-def check_size(path: Path, size: int, model: int) -> None:
-    """Raise CorruptCheckpointError if ``size`` bytes cannot be what was packed into a file.
+def check_size(path: Path, size: int) -> None:
+    """Raise CorruptCheckpointError if a file is too small to hold ``size`` bytes.
 
-    Codes and the model's own tensors may be constant, and then compress without bound; beside
-    them there are only meta-learners, which do not: a header could say that they are of any size.
-
-    Args:
-        path: the file.
-        size: bytes of the inner file.
-        model: bytes of the unconverted model.
+    A header may say that a meta-learner is of any size, and zeros compress nearly without bound.
+    :func:`write` does not let them, where there are many.
     """
-    most = max(_ANY_MODEL, 2 * model, _TIGHTEST * path.stat().st_size)
+    most = max(_ANY_FILE, _TIGHTEST * path.stat().st_size)
     if size > most:
         raise CorruptCheckpointError(
-            f"{path} has a damaged archive: it would unpack to {size} bytes, and what was saved "
-            f"of this model to {most} at most"
+            f"{path} has a damaged archive: it would unpack to {size} bytes, and a file of its "
+            f"size to {most} at most"
         )
 
 
@@ -149,8 +146,11 @@ class _Pieces:
             raise CorruptCheckpointError(f"the file has a damaged archive: {error}") from error
 
 
-def _compress(data: bytes) -> bytes:
-    """Smallest form of ``data``, with its method and length in front."""
+def _compress(data: bytes, tightest: float) -> bytes:
+    """Smallest form of ``data``, with its method and length in front.
+
+    One that is more than ``tightest`` times smaller is not used.
+    """
     forms = [(0, data)]
     for method, strategy in ((1, zlib.Z_DEFAULT_STRATEGY), (1, zlib.Z_HUFFMAN_ONLY)):
         deflate = zlib.compressobj(9, zlib.DEFLATED, -15, 9, strategy)
@@ -158,6 +158,7 @@ def _compress(data: bytes) -> bytes:
     for method, options in enumerate(_LZMA, start=2):
         made = lzma.compress(data, lzma.FORMAT_RAW, filters=[options])
         forms.append((method, made))
+    forms = [form for form in forms if len(data) <= tightest * len(form[1])]
     method, smallest = min(forms, key=lambda form: len(form[1]))
     return bytes([method]) + len(smallest).to_bytes(4, "little") + smallest
 

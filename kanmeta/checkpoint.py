@@ -148,8 +148,6 @@ def load(
         raise ModelMismatchError(f"{path} does not belong to this model:\n{error}") from None
     with _named(path, headers.DAMAGE):
         if packed is not None:
-            size = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
-            archive.check_size(Path(path), packed[1], size)
             tensors = archive.content(Path(path), *packed)
             decode(header, tensors)
             tensors = {name: tensor for name, tensor in tensors.items() if name not in skipped}

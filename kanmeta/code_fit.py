@@ -49,7 +49,8 @@ def improve(
     Adam on a sample of the edges, with searches for better codes in between: a code moves a little
     at a time, but its best place may be on another fold of what the meta-learner can give. Then
     every edge's own code by a search and Gauss-Newton steps, then W2 and b2 by least squares. What
-    does not help is not kept, also at an interruption. Half of it has to help, or that was all.
+    does not help is not kept, also at an interruption. Of up to 65,536 edges half of it has to
+    help, or that was all.
 
     Args:
         meta: of :func:`kanmeta.code_start.start`.
@@ -66,14 +67,16 @@ def improve(
     def keep_if_better(change: Callable[[list[Tensor]], None]) -> None:
         nonlocal best
         before = {name: p.detach().clone() for name, p in meta.named_parameters()}
-        new = list(codes)
+        new, kept = list(codes), False
         try:
-            change(new)
-        finally:  # also after an interruption
-            error = decoding_error(meta, new, targets)
-            if error < best:
-                best, codes[:] = error, new
-            else:
+            try:
+                change(new)
+            finally:  # also after an interruption
+                error = decoding_error(meta, new, targets)
+                if error < best:
+                    best, codes[:], kept = error, new, True
+        finally:  # also after another one
+            if not kept:
                 meta.load_state_dict(before)
 
     # Two halves: should the second, from a good start, go wrong, the first is kept. Of very many

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -30,7 +30,9 @@ class Coded(NamedTuple):
 @contextmanager
 def _undisturbed(device: torch.device) -> Iterator[None]:
     """The caller's default device and autocast are for models, not for coefficients."""
-    with torch.device("cpu"), torch.autocast(device.type, enabled=False):
+    known = torch.amp.is_autocast_available(device.type)
+    off = torch.autocast(device.type, enabled=False) if known else nullcontext()
+    with torch.device("cpu"), off:
         yield
 
 

@@ -114,6 +114,11 @@ def distill(
             raise PlanError(f"{what}={count!r}: expected a whole number, {least} or more")
     check_loss(loss)
     check_generator(generator)
+    if any(t.is_inference() for t in (*student.parameters(), *student.buffers())):
+        raise PlanError(
+            "the student was made within torch.inference_mode(), and its tensors cannot be changed "
+            "here: build the model outside of it"
+        )
     plain = plain_teacher(teacher)
     with matching.evaluating(student, plain):
         check_teacher(student, plain, layers)

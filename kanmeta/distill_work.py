@@ -110,12 +110,11 @@ class Work:
         if steps:
             start = time.perf_counter()
             try:
-                output = self._output(batches)
+                # KL would see little but which class wins: far from data, scores are sure of one.
+                judge = resolve_loss("mse" if loss is None else loss, self._output(batches))
             except PlanError as error:
                 self._stage(f"outputs{what}", start, f"left out: {error}")
                 return
-            # KL would see little but which class wins: far from data, scores are sure of one.
-            judge = resolve_loss("mse" if loss is None else loss, output)
             self._outputs(batches, *judge, steps, tick, what)
 
     def data(

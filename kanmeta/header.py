@@ -138,6 +138,7 @@ def read(path: Path) -> Header:
         inner = archive.inner_header(path, 8 + length)
         shapes, metadata, end = _entries(path, inner[8:])
         packed = (8 + length, len(inner) + end)
+        archive.check_size(path, packed[1])
         header = _conversion(path, metadata)
     try:
         aliases = json.loads(metadata.get("aliases", "{}"))

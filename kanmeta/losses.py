@@ -1,5 +1,6 @@
 """What distilling lowers: a number made of a student's and a teacher's outputs."""
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -21,7 +22,7 @@ def resolve_loss(loss: "str | Loss | None", output: Tensor) -> tuple[str, Loss]:
 
     Args:
         loss: what was asked for.
-        output: the student's, with gradients.
+        output: of the model.
 
     Raises:
         PlanError: ``loss`` is none, or does not fit the model's ``output``.
@@ -39,16 +40,22 @@ def resolve_loss(loss: "str | Loss | None", output: Tensor) -> tuple[str, Loss]:
         return "mse", F.mse_loss
     check_loss(loss)
     assert callable(loss)
-    name = getattr(loss, "__name__", type(loss).__name__)
-    with torch.enable_grad():
-        value = loss(output, output.detach())
-    if not (isinstance(value, Tensor) and value.numel() == 1 and value.requires_grad):
+    return getattr(loss, "__name__", type(loss).__name__), functools.partial(_checked, loss)
+
+
+def _checked(loss: Loss, student: Tensor, teacher: Tensor) -> Tensor:
+    """What ``loss`` gives; a PlanError if nothing can be trained by it."""
+    value = loss(student, teacher)
+    one = isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point()
+    wanted = student.requires_grad and torch.is_grad_enabled()
+    if not one or (wanted and not value.requires_grad):
         found = f"a tensor {(*value.shape,)}" if isinstance(value, Tensor) else repr(value)
         raise PlanError(
-            f"loss {name} gives {found}: expected one number, a tensor with the gradient of the "
-            "student's output. Write for instance (student - teacher).square().mean()"
+            f"the loss gives {found}: expected one number, a floating-point tensor with the "
+            "gradient of the student's output. Write for instance "
+            "(student - teacher).square().mean()"
         )
-    return name, loss
+    return value
 
 
 def check_loss(loss: object) -> None:

@@ -401,6 +401,10 @@ def test_of_distill() -> None:
     with told("ask for stages that need data: pass data="):
         kanmeta.distill(student(), teacher, prompt_bits=8)
     kanmeta.distill(student(), teacher, prompt_bits=8, data=x, **few)
+    with torch.inference_mode():
+        made = student()
+    with told("build the model outside of it"):
+        kanmeta.distill(made, teacher)
     with told("pass the DataLoader itself, or a list of batches"):
         kanmeta.distill(student(), teacher, data=iter([x]))
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), batch_size=32)

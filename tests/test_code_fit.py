@@ -118,6 +118,21 @@ def test_an_interruption_keeps_what_was_reached(at: int) -> None:
     assert left(2000, 3, 64, 400, 0, stop=at) < 0.8
 
 
+def test_a_second_interruption_leaves_what_belongs_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measure, stopped = code_fit.decoding_error, itertools.count()
+
+    def impatient(*arguments: object) -> float:
+        """Of the linear code, of what the first Ctrl-C left, and then for the test."""
+        if next(stopped) == 2:
+            raise KeyboardInterrupt
+        return measure(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(code_fit, "decoding_error", impatient)
+    assert left(2000, 3, 64, 400, 0, stop=100) == 1
+
+
 def test_it_stops_after_half_where_that_helped_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[int] = []
 

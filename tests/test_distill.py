@@ -236,6 +236,22 @@ def test_the_loss_is_kl_for_class_scores_and_what_the_user_says() -> None:
     torch.testing.assert_close(losses.kl(q, p), expected.mean())
 
 
+def test_a_loss_is_only_asked_about_outputs_of_both_models() -> None:
+    teacher, x = trained()
+    student = kanmeta.convert(kan(8, 12, 3), dim_z=2, hidden=16)
+    first: list[Tensor] = []
+
+    def loss(ours: Tensor, theirs: Tensor) -> Tensor:
+        """In units of what it was at first."""
+        error = (ours - theirs).square().mean()
+        first.append(error.detach())
+        return error / first[0]
+
+    report = kanmeta.distill(student, teacher, data=x, loss=loss, **FAST)
+    assert report.output_error < 0.5
+    assert first[0] > 0
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "name", ["pykan", "fast-kan-base-norm", "private-conv-tap", "private-conv-pair"]

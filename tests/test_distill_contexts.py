@@ -69,6 +69,18 @@ def test_errors_of_layers_do_not_depend_on_the_scale(scale: float) -> None:
     assert error.item() == pytest.approx(expected, rel=1e-4)
 
 
+def test_errors_of_layers_without_rows_and_in_half_precision() -> None:
+    layer = nn.Linear(4, 3)
+    nothing = layer_matching.relative_error(layer, Call((torch.rand(0, 4),), {}, torch.rand(0, 3)))
+    nothing.backward()
+    assert nothing.item() == 0
+    halves = torch.full((400, 500), 0.9, dtype=torch.float16)
+    call = Call((halves,), {}, torch.ones_like(halves))
+    assert layer_matching.relative_error(nn.Identity(), call).item() == pytest.approx(
+        0.01, rel=0.01
+    )
+
+
 def test_a_layer_that_gives_nothing_does_not_drown_the_others() -> None:
     teacher, x = trained()
     with torch.no_grad():

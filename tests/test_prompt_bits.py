@@ -295,10 +295,25 @@ def test_what_only_the_header_wants_is_refused_before_it_is_unpacked(
     rewritten(path, wide_meta_learner)
     assert path.stat().st_size < 4000
     kanmeta.load(case(EXAMPLE).model(torch.float32), path)  # a megabyte is none too many
-    monkeypatch.setattr(archive, "_ANY_MODEL", 500_000)
+    monkeypatch.setattr(archive, "_ANY_FILE", 500_000)
     monkeypatch.delattr(archive, "content")
     with pytest.raises(errors.CorruptCheckpointError, match="would unpack to"):
         kanmeta.load(case(EXAMPLE).model(torch.float32), path)
+
+
+def test_constants_are_not_packed_so_tightly_that_the_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, path = kanmeta.convert(kan(4000, 200, 10), dim_z=1, hidden=4), tmp_path / "zeros"
+    for prompts in kanmeta.prompts(model).values():
+        prompts.data.zero_()
+    kanmeta.save(model, path, prompt_bits=4)
+    monkeypatch.setattr(archive, "_ANY_FILE", 20_000)
+    with pytest.raises(errors.CorruptCheckpointError, match="would unpack to"):
+        kanmeta.load(kan(4000, 200, 10), path)
+    kanmeta.save(model, path, prompt_bits=4)
+    same = kanmeta.load(kan(4000, 200, 10), path)
+    assert not any(z.any() for z in kanmeta.prompts(same).values())
 
 
 def test_pieces_that_hold_nothing_are_refused() -> None:
