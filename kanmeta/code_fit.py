@@ -6,6 +6,7 @@ along the first axis, codes u of unit spread. Nothing here knows of models.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor
@@ -67,25 +68,23 @@ def improve(
     def keep_if_better(change: Callable[[list[Tensor]], None]) -> None:
         nonlocal best
         before = {name: p.detach().clone() for name, p in meta.named_parameters()}
-        new, kept = list(codes), False
-        try:
+        new = list(codes)
+        with ExitStack() as undo:  # also after a second interruption
+            undo.callback(meta.load_state_dict, before)
             try:
                 change(new)
             finally:  # also after an interruption
                 error = decoding_error(meta, new, targets)
                 if error < best:
-                    best, codes[:], kept = error, new, True
-        finally:  # also after another one
-            if not kept:
-                meta.load_state_dict(before)
-
-    # Two halves: should the second, from a good start, go wrong, the first is kept. Of very many
-    # edges only a sample is fitted, and one pass over all of them costs more than the steps.
-    sampled = sum(map(len, codes)) > _SAMPLE
+                    best, codes[:] = error, new
+                    undo.pop_all()
 
     def newton(new: list[Tensor]) -> None:
         new[:] = best_codes(meta, new, targets, places(new, generator))
 
+    # Two halves: should the second, from a good start, go wrong, the first is kept. Of very many
+    # edges only a sample is fitted, and one pass over all of them costs more than the steps.
+    sampled = sum(map(len, codes)) > _SAMPLE
     for part in (steps,) if sampled else (steps // 2, steps - steps // 2):
         start = best
         keep_if_better(lambda new, n=part: _descend(meta, new, targets, n, generator, tick))  # type: ignore[misc]
@@ -105,10 +104,9 @@ def _descend(
 ) -> None:
     numbers = [len(u) for u in codes]
     share = min(1.0, _SAMPLE / sum(numbers))
-    orders = [torch.randperm(n, generator=generator, device="cpu") for n in numbers]
     picks = [
-        order[: max(1, round(n * share))].to(u.device)
-        for order, n, u in zip(orders, numbers, codes, strict=True)
+        torch.randperm(n, generator=generator)[: max(1, round(n * share))].to(u.device)
+        for n, u in zip(numbers, codes, strict=True)
     ]
     u = torch.cat([c[p] for c, p in zip(codes, picks, strict=True)]).requires_grad_()
     x = torch.cat([targets(layer, p) for layer, p in enumerate(picks)])
@@ -141,8 +139,7 @@ def _descend(
 def _batches(number: int, generator: torch.Generator | None) -> Iterator[Tensor]:
     """Indices of edges, all of them again and again, each time in a new order."""
     while True:
-        order = torch.randperm(number, generator=generator, device="cpu")
-        yield from torch.split(order, _BATCH)
+        yield from torch.split(torch.randperm(number, generator=generator), _BATCH)
 
 
 @torch.no_grad()

@@ -139,12 +139,12 @@ def values(layers: Sequence[Binding], coded: Coded) -> list[tuple[Tensor, Tensor
 @torch.no_grad()
 def layer_error(binding: Binding, coefficients: Tensor) -> float:
     """Sum of squared differences of the generated coefficients from ``(E, dim_w)``."""
-    if binding.map is not None:
-        return squared_error(binding.coefficients().reshape(coefficients.shape), coefficients)
     z = binding.prompts.reshape(-1, binding.prompts.shape[-1])
     constants = binding.layer.coefficient_scale, binding.layer.coefficient_offset
     total = 0.0
     with _undisturbed(z.device):
+        if binding.map is not None:
+            return squared_error(binding.coefficients().reshape(coefficients.shape), coefficients)
         for rows in blocks(len(z)):
             made = binding.meta_learner(z[rows], *constants)
             total += float((made.double() - coefficients[rows].double()).square().sum())

@@ -109,7 +109,7 @@ class Batches:
 
     def _rows(self, rows: Tensor) -> tuple[Tensor, ...]:
         assert self._tensors is not None
-        return _finite(tuple(t[rows.to(t.device)].to(self._device) for t in self._tensors))
+        return _usable(tuple(t[rows.to(t.device)].to(self._device) for t in self._tensors))
 
     def _arguments(self, item: object) -> tuple[Tensor, ...]:
         first = item[0] if isinstance(item, Sequence) and item else item
@@ -118,10 +118,10 @@ class Batches:
                 f"data gives a {type(item).__name__} as a batch: expected a tensor of inputs, or a "
                 "tuple or list that starts with one. Pass batches of that form"
             )
-        return _finite((first.to(self._device),))
+        return _usable((first.to(self._device),))
 
 
-def _finite(batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _usable(batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The batch; a PlanError if it is empty or a number of its first tensor is NaN or infinite.
 
     What follows may be a mask, in which infinite numbers have a meaning.

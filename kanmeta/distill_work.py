@@ -61,27 +61,25 @@ class Work:
         known = gram_matrices.measured(
             self.teacher, self.layers, self.batches, self.standard, self.generator
         )
-        clusters = [
-            ([self.layers[n] for n in names], [self.targets[n] for n in names])
-            for names in self.clusters
-        ]
-        metrics = [gram_matrices.pooled([known.get(n) for n in names]) for names in self.clusters]
-        coded = [code_stage.linear(*c, m) for c, m in zip(clusters, metrics, strict=True)]
+        clusters = []
+        for names in self.clusters:
+            layers, coefficients = [self.layers[n] for n in names], [self.targets[n] for n in names]
+            metric = gram_matrices.pooled([known.get(n) for n in names])
+            coded = code_stage.linear(layers, coefficients, metric)
+            clusters.append((layers, coefficients, coded))
         copy_plain(self.student, self.teacher, self.layers)
-        both = zip(clusters, coded, strict=True)
-        put_all([pair for (layers, _), code in both for pair in code_stage.values(layers, code)])
+        put_all([pair for b, _, coded in clusters for pair in code_stage.values(b, coded)])
         if self.batches is None and not self.standard:
-            metric = "of the coefficients"
+            note = "of the coefficients"
         else:
-            metric = f"in the metric of the basis in {len(known)} of {len(self.layers)} layers"
-        self._stage("linear code", start, metric)
+            note = f"in the metric of the basis in {len(known)} of {len(self.layers)} layers"
+        self._stage("linear code", start, note)
         start = time.perf_counter()
-        for layers, coefficients in clusters:
-            code = coded.pop(0)
+        for layers, coefficients, coded in clusters:
             try:
-                code_stage.fit(code, coefficients, steps, self.generator, tick)
+                code_stage.fit(coded, coefficients, steps, self.generator, tick)
             finally:  # also after an interruption: the best so far
-                put_all(code_stage.values(layers, code))
+                put_all(code_stage.values(layers, coded))
         self._stage("meta-learner", start)
 
     def made_up(

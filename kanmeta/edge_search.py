@@ -47,7 +47,7 @@ def places(codes: Sequence[Tensor], generator: torch.Generator | None) -> Tensor
         return torch.cat(list(codes))
     numbers = [math.ceil(len(u) * share) for u in codes]
     picks = [
-        torch.randint(len(u), (n,), generator=generator, device="cpu")
+        torch.randint(len(u), (n,), generator=generator)
         for u, n in zip(codes, numbers, strict=True)
     ]
     return torch.cat([u[p.to(u.device)] for u, p in zip(codes, picks, strict=True)])

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import pytest
@@ -22,6 +23,17 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def ctrl_c(at: int | None) -> Callable[[], None]:
+    """A tick of progress at which, the so many-th time, Ctrl-C is pressed."""
+    count = itertools.count(1)
+
+    def tick() -> None:
+        if next(count) == at:
+            raise KeyboardInterrupt
+
+    return tick
+
+
 def left(
     edges: int, dim_z: int, hidden: int, steps: int, seed: int, stop: int | None = None
 ) -> float:
@@ -36,15 +48,10 @@ def left(
     def targets(_: int, rows: slice | Tensor) -> Tensor:
         return x[rows] - constant
 
-    count = itertools.count(1)
-
-    def tick() -> None:
-        if next(count) == stop:
-            raise KeyboardInterrupt
-
     linear = code_fit.decoding_error(meta, codes, targets)
     with pytest.raises(KeyboardInterrupt) if stop else nullcontext():
-        code_fit.improve(meta, codes, targets, steps, torch.Generator().manual_seed(seed), tick)
+        generator = torch.Generator().manual_seed(seed)
+        code_fit.improve(meta, codes, targets, steps, generator, ctrl_c(stop))
     return math.sqrt(code_fit.decoding_error(meta, codes, targets) / linear)
 
 

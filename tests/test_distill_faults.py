@@ -1,10 +1,9 @@
 """An error or Ctrl-C while distilling: what the models are like afterwards."""
 
 import copy
-import itertools
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 import kanmeta
 from kanmeta import layer_matching, surgery, transfer
 from tests.cases import kan, same_state
+from tests.test_code_fit import ctrl_c
 from tests.test_distill import FAST, coefficients, generated, trained
 
 pytestmark = pytest.mark.filterwarnings("ignore::kanmeta.errors.LargerModelWarning")  # tiny models
@@ -67,17 +67,8 @@ def test_an_interruption_leaves_the_fit_of_coefficients(monkeypatch: pytest.Monk
     teacher = trained()[0]
 
     def error(stop: int | None) -> dict[str, float]:
-        @contextmanager
-        def bar(*arguments: object) -> Iterator[Callable[[], None]]:
-            count = itertools.count(1)
-
-            def tick() -> None:
-                if next(count) == stop:
-                    raise KeyboardInterrupt
-
-            yield tick
-
-        monkeypatch.setattr(sys.modules["kanmeta.distill"], "_bar", bar)
+        bar = nullcontext(ctrl_c(stop))
+        monkeypatch.setattr(sys.modules["kanmeta.distill"], "_bar", lambda *arguments: bar)
         student = kanmeta.convert(
             kan(8, 12, 3), dim_z=2, hidden=16, clusters="layer",
             generator=torch.Generator().manual_seed(0),

@@ -277,7 +277,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
 
 
 def wide_meta_learner(tensors: dict[str, Tensor], header: dict[str, object]) -> None:
-    """So wide that the file, which stays as small as it was, would become a gigabyte."""
+    """So wide that the file, which stays as small as it was, would become a megabyte."""
     for name, tensor in tensors.items():
         kind = name.rpartition(".")[2]
         if kind in ("weight1", "bias1", "weight2"):
